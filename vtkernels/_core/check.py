@@ -1,0 +1,47 @@
+"""Error messages of one shape: what was expected, what came, what to try."""
+
+from typing import Any, NoReturn
+
+import torch
+
+
+def fail(op: str, subject: str, expected: str, got: Any, hint: str = "", error: type[Exception] = ValueError) -> NoReturn:
+    """Raise `error` as "op: subject must be expected, got got; hint"."""
+    tail = f"; {hint}" if hint else ""
+    raise error(f"{op}: {subject} must {expected}, got {got}{tail}")
+
+
+def check_tensor(op: str, name: str, value: Any, dim: int | None = None, layout: str = "") -> None:
+    if not isinstance(value, torch.Tensor):
+        fail(op, name, f"be a tensor{layout and ' ' + layout}", type(value).__name__, error=TypeError)
+    if dim is not None and value.dim() != dim:
+        fail(op, name, f"have {dim} dimensions {layout}".rstrip(), list(value.shape))
+
+
+def check_floating(op: str, name: str, value: torch.Tensor) -> None:
+    if not value.is_floating_point():
+        fail(op, name, "have a floating-point dtype", value.dtype, f"try {name}.float()", TypeError)
+
+
+def check_shape(op: str, name: str, value: torch.Tensor, shape: tuple[int, ...], hint: str = "") -> None:
+    if tuple(value.shape) != tuple(shape):
+        fail(op, name, f"have shape {list(shape)}", list(value.shape), hint)
+
+
+def check_companion(op: str, name: str, value: torch.Tensor, of: str, main: torch.Tensor) -> None:
+    """A parameter beside the main tensor: same device; same dtype, or float32 beside a half-precision main tensor."""
+    if value.device != main.device:
+        fail(op, name, f"be on the device of {of} ({main.device})", value.device, f"try {name}.to({of}.device)")
+    allowed = {main.dtype} | ({torch.float32} if main.dtype in (torch.float16, torch.bfloat16) else set())
+    if value.dtype not in allowed:
+        names = " or ".join(sorted(str(dtype) for dtype in allowed))
+        fail(op, name, f"have dtype {names} beside {of} of {main.dtype}", value.dtype, f"try {name}.to({of}.dtype)", TypeError)
+
+
+def pair(op: str, name: str, value: Any) -> tuple[int, int]:
+    """An int or a pair of ints as a pair."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value, value)
+    if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, int) for v in value):
+        return (value[0], value[1])
+    fail(op, name, "be an int or a pair of ints (rows, columns)", repr(value), error=TypeError)

@@ -1,0 +1,18 @@
+"""The environment variables the library reads, each in one place.
+
+`VTKERNELS_BACKEND`  default of every op's `backend` argument (an explicit argument beats it)
+`VTKERNELS_ISA`      highest instruction set the native kernels may use: avx512_bf16, avx512, avx2 or portable
+`VTKERNELS_NATIVE`   0 keeps the native library from being loaded
+"""
+
+import os
+
+ISA_NAMES = ("portable", "avx2", "avx512", "avx512_bf16")
+
+
+def default_backend() -> str:
+    return os.environ.get("VTKERNELS_BACKEND", "auto")
+
+
+def native_enabled() -> bool:
+    return os.environ.get("VTKERNELS_NATIVE", "1") != "0"

@@ -1,0 +1,95 @@
+"""One op, several interchangeable backends: how a call finds the one that runs it."""
+
+import importlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vtkernels._core import env
+
+log = logging.getLogger("vtkernels")
+LIBRARY = torch.library.Library("vtkernels", "DEF")
+OPS: dict[str, "Op"] = {}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to run an op. `why_not(phase, call)` reads metadata only: None, or a sentence saying why it cannot run the call."""
+
+    name: str
+    why_not: Callable[[str, Any], str | None]
+    phases: dict[str, Callable[..., Any]]
+
+
+class Op:
+    """An op's backends, in order of preference. Each is a module with a `BACKEND`, imported when first asked."""
+
+    def __init__(self, name: str, backends: dict[str, str]):
+        self.name = name
+        self._modules = backends
+        self._loaded: dict[str, Backend] = {}
+        self._told: set[str] = set()
+        OPS[name] = self
+
+    @property
+    def backend_names(self) -> tuple[str, ...]:
+        return tuple(self._modules)
+
+    def check_name(self, backend: str) -> None:
+        if backend != "auto" and backend not in self._modules:
+            raise ValueError(f"{self.name}: backend must be one of auto, {', '.join(self._modules)}, got {backend!r}; vtkernels.backends() lists what runs here")
+
+    def backend(self, name: str) -> Backend:
+        self.check_name(name)
+        if name not in self._loaded:
+            self._loaded[name] = importlib.import_module(self._modules[name]).BACKEND
+        return self._loaded[name]
+
+    def reasons(self, phase: str, call: Any) -> dict[str, str | None]:
+        """Each backend with None, or the sentence that says why it cannot run this call."""
+        return {name: self.backend(name).why_not(phase, call) for name in self._modules}
+
+    def select(self, phase: str, backend: str, call: Any) -> Callable[..., Any]:
+        """The launcher for this call. An explicit backend runs or raises; `auto` takes the first that can."""
+        if backend == "auto":
+            backend = env.default_backend()
+        if backend != "auto":
+            reason = self.backend(backend).why_not(phase, call)
+            if reason is not None:
+                raise RuntimeError(f"{self.name}: backend {backend!r} was asked for but cannot run this call: {reason}; try backend='auto'")
+            return self.backend(backend).phases[phase]
+        skipped = []
+        for name in self._modules:
+            reason = self.backend(name).why_not(phase, call)
+            if reason is None:
+                if name == "reference":
+                    self._tell_once(skipped)
+                return self.backend(name).phases[phase]
+            skipped.append(f"{name}: {reason}")
+        raise RuntimeError(f"{self.name}: no backend can run this call: " + "; ".join(skipped))
+
+    def _tell_once(self, skipped: list[str]) -> None:
+        message = f"{self.name} falls back to its slow reference backend ({'; '.join(skipped)})"
+        if message not in self._told:
+            self._told.add(message)
+            log.warning(message)
+
+
+def define(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Register `vtkernels::<schema>`: one Python kernel for every device, and its shape function for compile and export."""
+    name = schema.split("(", 1)[0]
+    LIBRARY.define(schema)
+    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"vtkernels::{name}", fake, lib=LIBRARY)
+
+
+def refuse_double_backward(name: str) -> None:
+    """Give the backward op a formula that raises: silence would return wrong second derivatives."""
+
+    def refuse(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError(f"{name.removesuffix('_backward')}: double backward is not implemented; for second derivatives use the function in the op's reference module, which is plain tensor algebra")
+
+    torch.library.register_autograd(f"vtkernels::{name}", refuse, lib=LIBRARY)

@@ -1,0 +1,3 @@
+from vtkernels.ops.window_attention.op import window_attention
+
+__all__ = ["window_attention"]

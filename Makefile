@@ -1,0 +1,62 @@
+# Everything starts here: `make demo` and `make test` need Python 3.11 and g++, nothing else.
+#
+# VENV=    (empty) uses the packages of $(PYTHON) as they are: for machines whose torch must not be touched.
+# TORCH    the torch requirement. PyPI's build for Linux brings CUDA; for the small CPU build:
+#          make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= $(or $(shell command -v python3.11),python3)
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+TORCHVISION ?= torchvision==0.28.0
+
+SOURCES := setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+FORMATTED := $(filter %.cpp %.h %.cu %.cuh,$(SOURCES))
+
+ifeq ($(strip $(VENV)),)
+PY := $(PYTHON)
+READY :=
+# what this Python lacks is skipped, with the reason
+export VTKERNELS_BUILD ?= auto
+else
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+export VTKERNELS_BUILD ?= cpu
+endif
+NATIVE := build/native/.built
+
+.PHONY: demo test bench check gpu-check clean
+
+demo: $(NATIVE)
+	$(PY) benchmarks/attn.py --demo
+
+test: $(NATIVE)
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+bench: $(NATIVE)
+	$(PY) benchmarks/attn.py $(BENCH_ARGS)
+
+check: $(NATIVE)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m clang_format --dry-run --Werror $(FORMATTED)
+	$(PY) -m pytest -q -m "not slow" $(PYTEST_ARGS)
+
+gpu-check: $(NATIVE)
+	$(PY) benchmarks/gpu_check.py
+
+# torchvision asks for the very torch it was built against, which may differ by a local version: hence --no-deps
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --upgrade pip "setuptools>=77" wheel ninja pybind11
+	$(PY) -m pip install -q $(TORCH)
+	$(PY) -m pip install -q --no-deps $(TORCHVISION) timm
+	VTKERNELS_BUILD=none $(PY) -m pip install -q --no-build-isolation -e ".[test,bench,dev]"
+	$(PY) -m pip install -q triton || echo "triton could not be installed: its backend and tests are skipped"
+	@touch $@
+
+$(NATIVE): $(READY) $(SOURCES)
+	$(PY) setup.py -q build_ext --inplace
+	@touch $@
+
+clean:
+	rm -rf build dist *.egg-info vtkernels/*.so benchmarks/out

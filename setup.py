@@ -1,0 +1,148 @@
+"""The native build: one library of kernels and one small extension of helpers, compiled by ninja. The rest is in pyproject.toml.
+
+VTKERNELS_BUILD=auto  build what this machine can, say what was skipped and why, never fail an install (default)
+VTKERNELS_BUILD=none  pure Python
+VTKERNELS_BUILD=cpu   the CPU kernels, or fail
+VTKERNELS_BUILD=cuda  CPU and CUDA kernels, or fail
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+CSRC, BUILD, PACKAGE = ROOT / "csrc", ROOT / "build" / "native", ROOT / "vtkernels"
+KERNELS, HELPERS = "_native.so", "_system" + sysconfig.get_config_var("EXT_SUFFIX")
+
+# every cpu*.cpp is compiled once for each; which one runs is decided at run time
+AVX512 = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c"
+ISAS = {"portable": "", "avx2": "-mavx2 -mfma -mf16c", "avx512": AVX512, "avx512_bf16": f"{AVX512} -mavx512bf16"}
+FLAGS = "-std=c++20 -O3 -fPIC -fvisibility=hidden -fno-math-errno"
+CUDA_FLAGS = "-std=c++20 -O3 -DUSE_CUDA -Xcompiler -fPIC,-fvisibility=hidden " + " ".join(f"-gencode arch=compute_{v},code=sm_{v}" for v in (80, 90, 100, 120))
+# the stable ABI: one binary for every torch from 2.10 on
+TORCH_FLAGS = "-DTORCH_STABLE_ONLY -DTORCH_TARGET_VERSION=0x020a000000000000"
+
+
+class Skip(Exception):
+    """Why a part cannot be built here, in a sentence."""
+
+
+def installed(module: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        raise Skip(f"{module} is not installed where the build runs; install it and use `pip install --no-build-isolation`")
+    return Path(spec.origin).parent
+
+
+def compiler() -> str:
+    found = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
+    if not found:
+        raise Skip("no C++ compiler was found; install g++ or set CXX")
+    return found
+
+
+def known_isas(cxx: str) -> dict[str, str]:
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return {"portable": ""}
+    test = f"{cxx} -fsyntax-only -x c++ {os.devnull}"
+    return {name: flags for name, flags in ISAS.items() if subprocess.run(f"{test} {flags}".split(), capture_output=True).returncode == 0}
+
+
+def cuda_sources(mode: str) -> list[Path]:
+    sources = sorted(CSRC.glob("*/cuda*.cu"))
+    reason = "" if sources and shutil.which("nvcc") else "nvcc was not found" if sources else "there are no CUDA sources (csrc/*/cuda*.cu)"
+    if mode == "cuda" and reason:
+        raise Skip(reason)
+    if mode == "auto" and reason:
+        print(f"vtkernels: CUDA kernels skipped: {reason}", flush=True)
+    return [] if reason or mode == "cpu" else sources
+
+
+def link(target: str, cxx: str, units: list[tuple[str, Path, str]], libraries: str = "") -> None:
+    """Compile each (object, source, flags) that changed, in parallel, and link the objects."""
+    installed("ninja")
+    from ninja.ninja_syntax import Writer, escape_path
+
+    with open(BUILD / f"{target}.ninja", "w") as file:
+        graph = Writer(file)
+        graph.rule("cxx", f"{cxx} $flags -MMD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc", description="compile $out")
+        graph.rule("nvcc", "nvcc $flags -MD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc", description="compile $out")
+        graph.rule("link", f"{cxx} -shared $in {libraries} -o $out", description="link $out")
+        for name, source, flags in units:
+            graph.build(name, "nvcc" if source.suffix == ".cu" else "cxx", escape_path(str(source)), variables={"flags": flags})
+        graph.build(target, "link", [name for name, _, _ in units])
+    jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count())
+    subprocess.run([sys.executable, "-m", "ninja", "-C", str(BUILD), "-f", f"{target}.ninja", "-j", jobs], check=True)
+
+
+def build_kernels(mode: str) -> None:
+    torch, cxx, version = installed("torch"), compiler(), importlib.metadata.version("torch")
+    if tuple(map(int, version.split(".")[:2])) < (2, 10):
+        raise Skip(f"the kernels need torch 2.10 or newer, {version} is installed")
+    isas, cuda = known_isas(cxx), cuda_sources(mode)
+    common = f"{TORCH_FLAGS} -I{shlex.quote(str(torch / 'include'))} -I{shlex.quote(str(CSRC))}"
+    built = " ".join(f"-DVTK_HAS_{name.upper()}" for name in (*isas, *(["cuda"] if cuda else [])))
+    variants = [(path, "", built) for path in (*sorted(CSRC.glob("common/*.cpp")), *sorted(CSRC.glob("*/register.cpp")))]
+    # portable first: of an inline function that several units emit the linker keeps the first, which must run everywhere
+    variants += [(path, f".{name}", f"-DVTK_ISA={name} {flags}") for name, flags in isas.items() for path in sorted(CSRC.glob("*/cpu*.cpp"))]
+    units = [(f"{path.relative_to(CSRC)}{suffix}.o", path, f"{FLAGS} {common} {flags}") for path, suffix, flags in variants]
+    units += [(f"{path.relative_to(CSRC)}.o", path, f"{CUDA_FLAGS} {common}") for path in cuda]
+    runtime = f"-L{shlex.quote(str(Path(shutil.which('nvcc')).resolve().parents[1] / 'lib64'))} -lcudart_static -ldl -lrt -lpthread" if cuda else ""
+    link(KERNELS, cxx, units, f"-L{shlex.quote(str(torch / 'lib'))} -ltorch_cpu {runtime}")
+
+
+def build_helpers(mode: str) -> None:
+    cxx, python = compiler(), Path(sysconfig.get_path("include"))
+    if not (python / "Python.h").exists():
+        raise Skip("Python's headers were not found; install python3-dev")
+    torch = importlib.metadata.version("torch") if importlib.util.find_spec("torch") else None
+    commit = subprocess.getoutput("git rev-parse --short=12 HEAD 2>/dev/null") if (ROOT / ".git").exists() else None
+    facts = json.dumps(
+        {"compiler": subprocess.getoutput(f"{cxx} --version").partition("\n")[0], "flags": FLAGS, "isas": known_isas(cxx), "torch": torch, "commit": commit}
+    )
+    # a unit of its own: a new commit recompiles these two lines, not the bindings
+    (generated := BUILD / "build_info.cpp").write_text(f'extern const char* const build_info;\nconst char* const build_info = R"json({facts})json";\n')
+    flags = f"{FLAGS} -I{shlex.quote(str(python))} -I{shlex.quote(str(installed('pybind11') / 'include'))}"
+    link(HELPERS, cxx, [("build_info.o", generated, flags), ("bindings.o", CSRC / "system" / "bindings.cpp", flags)])
+
+
+class NativeBuild(build_ext):
+    """Setuptools' step, with ninja in the place of its one-by-one compilation."""
+
+    def run(self) -> None:
+        mode = os.environ.get("VTKERNELS_BUILD", "auto")
+        if mode not in ("auto", "none", "cpu", "cuda"):
+            raise SystemExit(f"VTKERNELS_BUILD must be auto, none, cpu or cuda, got {mode!r}")
+        folder = PACKAGE if self.inplace else Path(self.build_lib, "vtkernels")
+        for path in (folder, BUILD):
+            path.mkdir(parents=True, exist_ok=True)
+        for name, build in ((KERNELS, build_kernels), (HELPERS, build_helpers)):
+            try:
+                if mode == "none":
+                    raise Skip("VTKERNELS_BUILD=none")
+                build(mode)
+                # replaced, not written over: a running process may have the old one mapped
+                os.replace(shutil.copy2(BUILD / name, folder / f"{name}.new"), folder / name)
+            except (Skip, OSError, subprocess.CalledProcessError) as reason:
+                (folder / name).unlink(missing_ok=True)
+                if mode in ("cpu", "cuda"):
+                    raise SystemExit(f"vtkernels: {name} cannot be built, and VTKERNELS_BUILD={mode} asks for it: {reason}") from reason
+                print(f"vtkernels: {name} skipped: {reason}", flush=True)
+
+    def get_output_mapping(self) -> dict[str, str]:
+        names = [name for name in (KERNELS, HELPERS) if (PACKAGE / name).exists()] if self.inplace else []
+        return {str(Path(self.build_lib, "vtkernels", name)): str(PACKAGE / name) for name in names}
+
+
+setup(ext_modules=[Extension("vtkernels._system", sources=[])], cmdclass={"build_ext": NativeBuild})

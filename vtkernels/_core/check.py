@@ -11,16 +11,19 @@ def fail(op: str, subject: str, expected: str, got: Any, hint: str = "", error: 
     raise error(f"{op}: {subject} must {expected}, got {got}{tail}")
 
 
+COMPUTED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
 def check_tensor(op: str, name: str, value: Any, dim: int | None = None, layout: str = "") -> None:
     if not isinstance(value, torch.Tensor):
-        fail(op, name, f"be a tensor{layout and ' ' + layout}", type(value).__name__, error=TypeError)
+        fail(op, name, f"be a tensor{layout and ' ' + layout}", type(value).__name__, "try torch.as_tensor", TypeError)
     if dim is not None and value.dim() != dim:
-        fail(op, name, f"have {dim} dimensions {layout}".rstrip(), list(value.shape))
+        fail(op, name, f"have {dim} dimensions {layout}".rstrip(), list(value.shape), f"try {name}.reshape or unflatten")
 
 
 def check_floating(op: str, name: str, value: torch.Tensor) -> None:
-    if not value.is_floating_point():
-        fail(op, name, "have a floating-point dtype", value.dtype, f"try {name}.float()", TypeError)
+    if value.dtype not in COMPUTED_DTYPES:
+        fail(op, name, "have dtype float16, bfloat16, float32 or float64", value.dtype, f"try {name}.float()", TypeError)
 
 
 def check_shape(op: str, name: str, value: torch.Tensor, shape: tuple[int, ...], hint: str = "") -> None:

@@ -58,7 +58,7 @@ def window_attention(
     Returns:
         [B, H, W, C]
     """
-    if isinstance(qkv, Tensor) and torch.is_autocast_enabled(qkv.device.type) and qkv.dtype != torch.float64 and qkv.is_floating_point():
+    if isinstance(qkv, Tensor) and _autocast_applies(qkv):
         qkv = qkv.to(torch.get_autocast_dtype(qkv.device.type))
     window, shift = _validate(qkv, bias_table, bias, logit_scale, qkv_bias, num_heads, window_size, shift_size, dropout_p)
     OP.check_name(backend)
@@ -67,9 +67,15 @@ def window_attention(
     if dropout_p > 0 and seed is None:
         seed = draw_seed()
     out, _ = torch.ops.vtkernels.window_attention.default(
-        qkv, bias_table, bias, logit_scale, qkv_bias, num_heads, window, shift, float(scale), mask_padding, shift_first, float(dropout_p), seed or 0, backend
+        qkv, bias_table, bias, logit_scale, qkv_bias, num_heads, window, shift, float(scale), mask_padding, shift_first, float(dropout_p), 0 if seed is None else seed, backend
     )
     return out
+
+
+def _autocast_applies(qkv: Tensor) -> bool:
+    device = qkv.device.type
+    # not every device has an autocast mode: to ask for meta's is an error
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and qkv.is_floating_point() and qkv.dtype != torch.float64
 
 
 def _validate(qkv, bias_table, bias, logit_scale, qkv_bias, num_heads, window_size, shift_size, dropout_p) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -78,14 +84,14 @@ def _validate(qkv, bias_table, bias, logit_scale, qkv_bias, num_heads, window_si
     check.check_tensor(name, "qkv", qkv, 4, "[B, H, W, 3C]")
     check.check_floating(name, "qkv", qkv)
     if not isinstance(num_heads, int) or num_heads < 1:
-        check.fail(name, "num_heads", "be a positive int", repr(num_heads))
+        check.fail(name, "num_heads", "be a positive int", repr(num_heads), "Swin uses C // 32")
     height, width, channels3 = qkv.shape[1:]
     if height < 1 or width < 1:
-        check.fail(name, "the map", "have at least one row and one column", f"{height} x {width}")
+        check.fail(name, "the map", "have at least one row and one column", f"{height} x {width}", "only the batch may be empty")
     if channels3 == 0 or channels3 % 3:
         check.fail(name, "qkv's last dimension", "be 3 * C (q, k and v side by side)", channels3, "pass the output of Linear(C, 3 * C)")
     if channels3 // 3 % num_heads:
-        check.fail(name, "C", f"be a multiple of num_heads={num_heads}", channels3 // 3)
+        check.fail(name, "C", f"be a multiple of num_heads={num_heads}", channels3 // 3, "pass the head count the qkv projection was built for")
     window = check.pair(name, "window_size", window_size)
     shift = check.pair(name, "shift_size", shift_size)
     if not all(2 <= size <= 32 for size in window):
@@ -93,7 +99,7 @@ def _validate(qkv, bias_table, bias, logit_scale, qkv_bias, num_heads, window_si
     if not all(0 <= s < size for s, size in zip(shift, window, strict=True)):
         check.fail(name, "shift_size", f"lie between 0 and {tuple(size - 1 for size in window)} for window {window}", shift, "Swin uses window // 2")
     if not 0.0 <= dropout_p < 1.0:
-        check.fail(name, "dropout_p", "lie in [0, 1)", dropout_p)
+        check.fail(name, "dropout_p", "lie in [0, 1)", dropout_p, "0 switches dropout off")
     if bias_table is not None and bias is not None:
         check.fail(name, "the position bias", "come as bias_table or as bias", "both", "drop one, or add bias_table's gathered form to bias")
     tokens, span = window[0] * window[1], (2 * window[0] - 1) * (2 * window[1] - 1)

@@ -78,6 +78,11 @@ def keep_factor(call: Call) -> Tensor:
     return (words < keep_threshold(call.dropout_p)).to(call.qkv.dtype) / (1.0 - call.dropout_p)
 
 
+def _normalise(x: Tensor) -> Tensor:
+    # float16 has no EPSILON: a row of zeros would become 0 / 0
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1, eps=EPSILON).to(x.dtype)
+
+
 def _scores(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Per window and head: q and k as they enter the product (scaled, or normalised), v, and the scores S."""
     tokens = to_windows(call.qkv, call)
@@ -87,8 +92,8 @@ def _scores(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if call.logit_scale is None:
         q = q * call.scale
     else:
-        q = F.normalize(q, dim=-1, eps=EPSILON) * (call.logit_scale.to(q.dtype) * call.scale)[:, None, None]
-        k = F.normalize(k, dim=-1, eps=EPSILON)
+        q = _normalise(q) * (call.logit_scale.to(q.dtype) * call.scale)[:, None, None]
+        k = _normalise(k)
     scores = q @ k.mT
     if call.bias_table is not None:
         scores = scores + rearrange(call.bias_table[relative_index(call.window, call.qkv.device)], "i j h -> h i j").to(scores.dtype)
@@ -110,7 +115,8 @@ def attend(call: Call) -> Tensor:
 def forward(call: Call) -> tuple[Tensor, Tensor]:
     statistics = call.qkv.new_empty(statistics_shape(call), dtype=torch.promote_types(call.qkv.dtype, torch.float32))
     if statistics.numel():
-        scores = _scores(call)[3].to(statistics.dtype)
+        # of unrounded scores: another backend may recompute them in this precision for the backward
+        scores = _scores(call._replace(qkv=call.qkv.to(statistics.dtype)))[3]
         statistics[0] = scores.amax(-1)
         statistics[1] = 1.0 / (scores - statistics[0][..., None]).exp().sum(-1)
     return attend(call).contiguous(), statistics
@@ -144,7 +150,7 @@ def backward(call: Call, grad_out: Tensor, out: Tensor | None, statistics: Tenso
         d_table = d_bias.new_zeros(call.bias_table.shape).index_add(0, index, rearrange(d_bias, "h i j -> (i j) h"))
     d_qkv_bias = None
     if call.qkv_bias is not None:
-        d_qkv_bias = (d_tokens * ~real_tokens(call)[..., None]).sum((0, 1, 2))
+        d_qkv_bias = d_tokens.masked_fill(real_tokens(call)[..., None], 0.0).sum((0, 1, 2))
     return from_windows(d_tokens, call).contiguous(), d_table, d_bias if call.bias is not None else None, d_logit_scale, d_qkv_bias
 
 
@@ -154,7 +160,7 @@ def _through_normalisation(call: Call, d_q: Tensor, d_k: Tensor, q: Tensor, k: T
     if call.qkv_bias is not None:
         tokens = torch.where(real_tokens(call)[..., None], tokens, call.qkv_bias.to(tokens.dtype))
     raw_q, raw_k, _ = rearrange(tokens, "B w N (three h D) -> three B w h N D", three=3, h=call.num_heads)
-    unit_q = F.normalize(raw_q, dim=-1, eps=EPSILON)
+    unit_q = _normalise(raw_q)
     d_logit_scale = (unit_q * d_q).sum((0, 1, 3, 4)) * call.scale
     d_unit_q = d_q * (call.logit_scale.to(q.dtype) * call.scale)[:, None, None]
     return _project(d_unit_q, unit_q, raw_q), _project(d_k, k, raw_k), d_logit_scale
@@ -162,9 +168,9 @@ def _through_normalisation(call: Call, d_q: Tensor, d_k: Tensor, q: Tensor, k: T
 
 def _project(d_unit: Tensor, unit: Tensor, raw: Tensor) -> Tensor:
     """Gradient through x / max(|x|, eps): its part along x vanishes, except where the norm was clamped."""
-    norm = raw.norm(dim=-1, keepdim=True)
+    norm = raw.to(torch.promote_types(raw.dtype, torch.float32)).norm(dim=-1, keepdim=True)
     along = (unit * d_unit).sum(-1, keepdim=True) * (norm > EPSILON)
-    return (d_unit - unit * along) / norm.clamp_min(EPSILON)
+    return ((d_unit - unit * along) / norm.clamp_min(EPSILON)).to(raw.dtype)
 
 
 BACKEND = Backend("reference", lambda phase, call: None, {"forward": forward, "backward": backward})

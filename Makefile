@@ -55,8 +55,8 @@ $(READY): pyproject.toml
 	@touch $@
 
 $(NATIVE): $(READY) $(SOURCES)
-	$(PY) setup.py -q build_ext --inplace
-	@touch $@
+	$(if $(READY),,-)$(PY) setup.py -q build_ext --inplace
+	@mkdir -p $(@D) && touch $@
 
 clean:
 	rm -rf build dist *.egg-info vtkernels/*.so benchmarks/out

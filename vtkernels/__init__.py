@@ -1,6 +1,18 @@
 """Fused kernels for vision transformers, as torch ops with interchangeable backends."""
 
+import importlib
+from typing import Any
+
+from vtkernels._core.explain import backends, explain
 from vtkernels.ops.window_attention import window_attention
 from vtkernels.version import __version__
 
-__all__ = ["__version__", "window_attention"]
+__all__ = ["__version__", "backends", "explain", "nn", "window_attention"]
+
+_LAZY = ("nn",)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"vtkernels.{name}")
+    raise AttributeError(f"module 'vtkernels' has no attribute {name!r}")

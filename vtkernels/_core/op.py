@@ -34,13 +34,18 @@ class Op:
         self._told: set[str] = set()
         OPS[name] = self
 
+    def explains(self, public: Callable[..., Any], to_call: Callable[..., Any], example: Callable[[torch.device], dict[str, Any]]) -> None:
+        """For `explain` and `backends`: the public function, the call its arguments make, and arguments typical of it."""
+        self.public, self.to_call, self.example = public, to_call, example
+
     @property
     def backend_names(self) -> tuple[str, ...]:
         return tuple(self._modules)
 
     def check_name(self, backend: str) -> None:
         if backend != "auto" and backend not in self._modules:
-            raise ValueError(f"{self.name}: backend must be one of auto, {', '.join(self._modules)}, got {backend!r}; vtkernels.backends() lists what runs here")
+            names = ", ".join(self._modules)
+            raise ValueError(f"{self.name}: backend must be one of auto, {names}, got {backend!r}; vtkernels.backends() lists what runs here")
 
     def backend(self, name: str) -> Backend:
         self.check_name(name)
@@ -90,6 +95,9 @@ def refuse_double_backward(name: str) -> None:
     """Give the backward op a formula that raises: silence would return wrong second derivatives."""
 
     def refuse(ctx: Any, *grads: Any) -> Any:
-        raise NotImplementedError(f"{name.removesuffix('_backward')}: double backward is not implemented; for second derivatives use the function in the op's reference module, which is plain tensor algebra")
+        op = name.removesuffix("_backward")
+        raise NotImplementedError(
+            f"{op}: double backward is not implemented; for second derivatives use vtkernels.ops.{op}.reference, which is plain tensor algebra"
+        )
 
     torch.library.register_autograd(f"vtkernels::{name}", refuse, lib=LIBRARY)

@@ -58,6 +58,16 @@ def window_attention(
     Returns:
         [B, H, W, C]
     """
+    arguments = _prepare(
+        qkv, bias_table, num_heads, window_size, shift_size, bias, logit_scale, scale, qkv_bias, mask_padding, shift_first, dropout_p, seed, backend
+    )
+    return torch.ops.vtkernels.window_attention.default(*arguments)[0]
+
+
+def _prepare(
+    qkv, bias_table, num_heads, window_size, shift_size, bias, logit_scale, scale, qkv_bias, mask_padding, shift_first, dropout_p, seed, backend
+) -> tuple[Any, ...]:
+    """The op's arguments from those of the public function: checked, defaults filled in."""
     if isinstance(qkv, Tensor) and _autocast_applies(qkv):
         qkv = qkv.to(torch.get_autocast_dtype(qkv.device.type))
     window, shift = _validate(qkv, bias_table, bias, logit_scale, qkv_bias, num_heads, window_size, shift_size, dropout_p)
@@ -66,10 +76,8 @@ def window_attention(
         scale = (qkv.shape[3] // 3 // num_heads) ** -0.5 if logit_scale is None else 1.0
     if dropout_p > 0 and seed is None:
         seed = draw_seed()
-    out, _ = torch.ops.vtkernels.window_attention.default(
-        qkv, bias_table, bias, logit_scale, qkv_bias, num_heads, window, shift, float(scale), mask_padding, shift_first, float(dropout_p), 0 if seed is None else seed, backend
-    )
-    return out
+    scalars = (num_heads, window, shift, float(scale), mask_padding, shift_first, float(dropout_p), 0 if seed is None else seed)
+    return qkv, bias_table, bias, logit_scale, qkv_bias, *scalars, backend
 
 
 def _autocast_applies(qkv: Tensor) -> bool:
@@ -176,3 +184,12 @@ define(
 )
 torch.library.register_autograd("vtkernels::window_attention", _differentiate, setup_context=_save)
 refuse_double_backward("window_attention_backward")
+
+
+def _example(device: torch.device) -> dict[str, Any]:
+    """A shifted Swin-T block, as small as it gets."""
+    qkv, table = torch.zeros(1, 14, 14, 288, device=device), torch.zeros(169, 3, device=device)
+    return {"qkv": qkv, "bias_table": table, "num_heads": 3, "window_size": 7, "shift_size": 3}
+
+
+OP.explains(window_attention, lambda **arguments: _call(_prepare(**arguments)[:-1]), _example)

@@ -1,0 +1,62 @@
+"""Which backend runs a call, and why the others do not."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vtkernels._core import env
+from vtkernels._core.op import OPS, Op
+
+PHASES = ("forward", "backward")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` found. Print it."""
+
+    op: str
+    asked: str
+    reasons: dict[str, dict[str, str | None]]  # by phase, by backend: None where it can run
+
+    def chosen(self, phase: str = "forward") -> str | None:
+        """The backend that runs the phase; None if the one asked for cannot."""
+        candidates = self.reasons[phase] if self.asked == "auto" else {self.asked: self.reasons[phase][self.asked]}
+        return next((name for name, reason in candidates.items() if reason is None), None)
+
+    def __str__(self) -> str:
+        lines = [f"{self.op} (backend={self.asked!r})"]
+        for phase in PHASES:
+            lines.append(f"  {phase}: {self.chosen(phase) or 'refused'}")
+            for name, reason in self.reasons[phase].items():
+                lines.append(f"    {name:10} {'can run' if reason is None else reason}{', chosen' if name == self.chosen(phase) else ''}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
+    """Say which backend would run `vtkernels.<op>(*args, **kwargs)`, and why each of the others would not. Nothing is computed."""
+    bound = inspect.signature(_find(op).public).bind(*args, **kwargs)
+    bound.apply_defaults()
+    asked = bound.arguments["backend"]
+    call = _find(op).to_call(**bound.arguments)
+    return Explanation(op, env.default_backend() if asked == "auto" else asked, {phase: _find(op).reasons(phase, call) for phase in PHASES})
+
+
+def backends() -> dict[str, dict[str, str | None]]:
+    """For every op and backend: None if it runs a typical call on a device of this machine, else the reason why not."""
+    devices = [torch.device("cuda")] * torch.cuda.is_available() + [torch.device("cpu")]
+    return {name: _on_any(op, devices) for name, op in OPS.items()}
+
+
+def _on_any(op: Op, devices: list[torch.device]) -> dict[str, str | None]:
+    found = [explain(op.name, **op.example(device)).reasons["forward"] for device in devices]
+    return {name: None if any(reasons[name] is None for reasons in found) else found[0][name] for name in op.backend_names}
+
+
+def _find(op: str) -> Op:
+    if op not in OPS:
+        raise ValueError(f"explain: op must be one of {', '.join(OPS)}, got {op!r}")
+    return OPS[op]

@@ -1,0 +1,169 @@
+"""How an op is judged: its cases, the tolerance rule, poisoned memory. Shared by the tests, `vtkernels check` and the benchmarks.
+
+Truth is the reference in float64; the yardstick is the reference in the dtype under test. A kernel may err by what the
+yardstick errs, times a factor, and not by more.
+"""
+
+import contextlib
+import importlib
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# A kernel sums in another order than the yardstick; a gradient is a longer chain of such sums.
+FORWARD_FACTOR = 2.0
+GRADIENT_FACTOR = 3.0
+
+Inputs = dict[str, Any]
+Outcome = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of an op's contract: `make(dtype, device, generator)` returns the keyword arguments of the public function.
+
+    The generator lives on the CPU, so that a case has the same numbers on every device.
+    """
+
+    name: str
+    why: str
+    make: Callable[[torch.dtype, torch.device | str, torch.Generator], Inputs] = field(repr=False)
+    # small and ordinary: what tracing, export and other slow machinery is tested with
+    representative: bool = False
+
+    def inputs(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Inputs:
+        return self.make(dtype, device, generator_for(self.name))
+
+
+@dataclass(frozen=True)
+class BenchCase(Case):
+    """A case worth timing, with what it must move and compute; phases are "forward" and "backward"."""
+
+    model: str = ""
+    # elements read and written once each, and multiplications plus additions; both by phase
+    elements: dict[str, int] = field(default_factory=dict)
+    flops: dict[str, int] = field(default_factory=dict)
+
+    def bytes(self, phase: str, dtype: torch.dtype) -> int:
+        return self.elements[phase] * dtype.itemsize
+
+
+def generator_for(name: str) -> torch.Generator:
+    """A CPU generator that is the same for a name in every process."""
+    return torch.Generator().manual_seed(zlib.crc32(name.encode()))
+
+
+def public_function(op: str) -> Callable[..., Any]:
+    return getattr(importlib.import_module(f"vtkernels.ops.{op}"), op)
+
+
+def cases(op: str) -> list[Case]:
+    return importlib.import_module(f"vtkernels.ops.{op}.cases").cases()
+
+
+def in_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
+    """The same values (rounded already, if they are) in another floating dtype."""
+    return {name: value.to(dtype) if _is_floating(value) else value for name, value in inputs.items()}
+
+
+def differentiable(inputs: Inputs) -> dict[str, Tensor]:
+    return {name: value for name, value in inputs.items() if _is_floating(value)}
+
+
+def run_case(op: str, inputs: Inputs, backend: str, upstream: tuple[Tensor, ...] | None = None) -> Outcome:
+    """Outputs and the gradients of all floating inputs, through the public function.
+
+    `upstream` are the gradients of the outputs; without them, `upstream_for(outputs)`.
+    """
+    leaves = {name: value.detach().requires_grad_() for name, value in differentiable(inputs).items()}
+    result = public_function(op)(**{**inputs, **leaves}, backend=backend)
+    outputs = (result,) if isinstance(result, Tensor) else tuple(result)
+    if upstream is None:
+        upstream = upstream_for(outputs)
+    grads = torch.autograd.grad(outputs, list(leaves.values()), upstream)
+    names = ["output"] if isinstance(result, Tensor) else [f"output {i}" for i in range(len(outputs))]
+    found = {name: output.detach() for name, output in zip(names, outputs, strict=True)}
+    return found | {f"gradient of {name}": grad for name, grad in zip(leaves, grads, strict=True)}
+
+
+def upstream_for(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Gradients of the outputs to differentiate with: exact in every dtype, so that each precision sees the same ones."""
+    grads = []
+    for output in outputs:
+        # multiples of 1/8 in [-2, 2], in an order without a short period
+        steps = torch.arange(output.numel(), dtype=torch.int64, device=output.device) * 2654435761 % 4294967296 % 33
+        grads.append(((steps - 16).to(output.dtype) / 8).view(output.shape))
+    return tuple(grads)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One quantity of one case against the tolerance rule."""
+
+    op: str
+    backend: str
+    case: str
+    quantity: str
+    dtype: torch.dtype
+    error: float
+    yardstick_error: float
+    budget: float
+    worst: tuple[int, ...]
+
+    @property
+    def passed(self) -> bool:
+        # written so that a NaN on either side fails
+        return self.error <= self.budget
+
+    def __str__(self) -> str:
+        return (
+            f"{self.op}, backend {self.backend}, case {self.case}, {str(self.dtype).removeprefix('torch.')}: {self.quantity} is off by {self.error:.3g} "
+            f"at {list(self.worst)}; the reference in this dtype is off by {self.yardstick_error:.3g}, which allows {self.budget:.3g}"
+        )
+
+
+def judge(op: str, backend: str, case: Case, dtype: torch.dtype, device: torch.device | str = "cpu") -> list[Verdict]:
+    """Run a case and hold its output and every gradient to the tolerance rule."""
+    inputs = case.inputs(dtype, device)
+    actual = run_case(op, inputs, backend)
+    yardstick = run_case(op, inputs, "reference")
+    truth = run_case(op, in_dtype(inputs, torch.float64), "reference")
+    return [judge_tensor(op, backend, case.name, name, dtype, actual[name], yardstick[name], truth[name]) for name in truth]
+
+
+def judge_tensor(op: str, backend: str, case: str, quantity: str, dtype: torch.dtype, actual: Tensor, yardstick: Tensor, truth: Tensor) -> Verdict:
+    if not truth.isfinite().all() or not yardstick.isfinite().all():
+        raise ValueError(f"{op}, case {case}: the reference's {quantity} is not finite in {dtype}: it cannot judge; choose other inputs")
+    difference = (actual.double() - truth).abs()
+    # a NaN must be found, and named
+    difference = difference.nan_to_num(nan=torch.inf)
+    flat = int(difference.argmax()) if difference.numel() else 0
+    error = float(difference.max()) if difference.numel() else 0.0
+    yardstick_error = float((yardstick.double() - truth).abs().max()) if truth.numel() else 0.0
+    largest = float(truth.abs().max()) if truth.numel() else 0.0
+    factor = GRADIENT_FACTOR if quantity.startswith("gradient") else FORWARD_FACTOR
+    budget = factor * (yardstick_error + torch.finfo(dtype).eps * largest)
+    worst = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), truth.shape)) if truth.numel() else ()
+    return Verdict(op, backend, case, quantity, dtype, error, yardstick_error, budget, worst)
+
+
+@contextlib.contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Fresh buffers hold NaN (or the largest integer): what a kernel forgets to write shows."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()

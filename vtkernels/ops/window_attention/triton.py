@@ -1,10 +1,247 @@
-"""Window attention on NVIDIA GPUs: the Triton kernels."""
+"""Window attention on NVIDIA GPUs: the launchers of the Triton kernels. Triton itself is imported by the first call that runs."""
+
+import functools
+import os
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from vtkernels._core.op import Backend
+from vtkernels._core.philox import keep_threshold
+from vtkernels.ops.window_attention.common import LARGEST_TILE, Call, statistics_shape
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_LARGEST_WINDOW = 24
+_LARGEST_HEAD = 256
 
 
-def why_not(phase, call):
-    return "not written yet"
+def why_not(phase: str, call: Call) -> str | None:
+    qkv = call.qkv
+    if not (qkv.device.type == "cuda" or qkv.device.type == "cpu" and _interpreted()):
+        return f"it runs on CUDA devices, qkv is on {qkv.device}"
+    if qkv.dtype not in _DTYPES:
+        return f"it computes in float32, bfloat16 and float16, qkv is {qkv.dtype}"
+    if max(call.window) > _LARGEST_WINDOW:
+        return f"its windows are at most {_LARGEST_WINDOW} x {_LARGEST_WINDOW}, this call's is {call.window[0]} x {call.window[1]}"
+    if call.head_dim > _LARGEST_HEAD:
+        return f"its head dimensions are at most {_LARGEST_HEAD}, this call's is {call.head_dim}"
+    if qkv.device.type == "cuda":
+        major, minor = capability = _capability(qkv.device)
+        if capability < (7, 5):
+            return f"it needs compute capability 7.5 (Turing) or newer, {qkv.device} has {major}.{minor}"
+        if qkv.dtype == torch.bfloat16 and capability < (8, 0):
+            return f"bfloat16 needs compute capability 8.0 (Ampere) or newer, {qkv.device} has {major}.{minor}; float16 runs"
+    return _why_no_triton()
 
 
-BACKEND = Backend("triton", why_not, {})
+def forward(call: Call, plan: "Plan | None" = None) -> tuple[Tensor, Tensor]:
+    qkv = _dense_last(call.qkv)
+    out = torch.empty((*qkv.shape[:3], call.channels), dtype=qkv.dtype, device=qkv.device)
+    statistics = torch.empty(statistics_shape(call), device=qkv.device)
+    if qkv.shape[0]:
+        _small_forward(call, plan or small_plan("forward", call), qkv, out)
+    return out, statistics
+
+
+def backward(call: Call, grad_out: Tensor, out: Tensor | None, statistics: Tensor, plan: "Plan | None" = None) -> tuple[Tensor | None, ...]:
+    qkv, grad_out = _dense_last(call.qkv), _dense_last(grad_out)
+    d_qkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
+    if not qkv.shape[0]:
+        return d_qkv, *(None if value is None else torch.zeros(value.shape, device=qkv.device) for value in call[1:5])
+    return d_qkv, *_small_backward(call, plan or small_plan("backward", call), qkv, grad_out, d_qkv)
+
+
+class Plan(NamedTuple):
+    """How a kernel is launched. `programs` is how many of them should share the work of all heads."""
+
+    programs: int
+    num_warps: int
+    num_stages: int
+    maxnreg: int | None = None
+
+    def share(self, items: int, heads: int) -> int:
+        """Items of each program, such that the heads' programs together come close to `programs`."""
+        lanes = max(1, min(items, self.programs // heads))
+        return -(-items // lanes)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        # Triton is about to switch the contraction of multiply and add off by default
+        options = {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
+        return options if self.maxnreg is None else {**options, "maxnreg": self.maxnreg}
+
+
+def small_plan(phase: str, call: Call) -> Plan:
+    block = _block(call.tokens)
+    # One warp for each 16 rows of the score tile: more would repeat the softmax, fewer would spill.
+    num_warps = block // 16
+    # Resident programs of a multiprocessor: 4 in the forward, 2 in the backward at head dimension 32 (the static gate holds them)
+    resident = (4 if phase == "forward" else 2) * 4 // num_warps
+    return Plan(_multiprocessors(call.qkv.device) * resident, num_warps, num_stages=2)
+
+
+def _small_forward(call: Call, plan: Plan, qkv: Tensor, out: Tensor) -> None:
+    from vtkernels.ops.window_attention.triton_small import window_attention_small_fwd_kernel as kernel
+
+    items = qkv.shape[0] * call.grid[0] * call.grid[1]
+    share = plan.share(items, call.num_heads)
+    grid = (call.num_heads * -(-items // share),)
+    with _on(qkv.device):
+        kernel[grid](
+            qkv, out, *_parameters(call, qkv), *_geometry(call, qkv), *_bias_strides(call), *_scalars(call), share,
+            **_constants(call, qkv), BLOCK_N=_block(call.tokens), STAGES=plan.num_stages, **plan.options,
+        )  # fmt: skip
+
+
+def _small_backward(call: Call, plan: Plan, qkv: Tensor, grad_out: Tensor, d_qkv: Tensor) -> tuple[Tensor | None, ...]:
+    from vtkernels.ops.window_attention.triton_small import window_attention_small_bwd_kernel as kernel
+
+    items = qkv.shape[0] * call.grid[0] * call.grid[1]
+    share = plan.share(items, call.num_heads)
+    lanes = -(-items // share)
+    block, heads = _block(call.tokens), call.num_heads
+    new = functools.partial(torch.empty, device=qkv.device)
+    d_bias = new(lanes, heads, block, block) if _bias_kind(call) != "none" else None
+    d_logit_scale = new(lanes, heads) if call.logit_scale is not None else None
+    d_values = new(lanes, 2 * call.channels) if _pad_value(call) else None
+    with _on(qkv.device):
+        kernel[(heads * lanes,)](
+            qkv, grad_out, d_qkv, *_parameters(call, qkv), *(qkv if part is None else part for part in (d_bias, d_logit_scale, d_values)),
+            *_geometry(call, qkv), *grad_out.stride()[:3], *_bias_strides(call), *_scalars(call), share,
+            **_constants(call, qkv, grad_out), BLOCK_N=block, STAGES=plan.num_stages, **plan.options,
+        )  # fmt: skip
+    return _finish(call, d_bias, d_logit_scale, d_values)
+
+
+def _finish(call: Call, d_bias: Tensor | None, d_logit_scale: Tensor | None, d_values: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The parameters' gradients from the programs' sums, which `Tensor.sum` adds in a fixed order."""
+    d_table = None
+    if d_bias is not None:
+        d_bias = d_bias.sum(0)
+        if call.bias_table is not None:
+            d_table, d_bias = _fold_bias(call, d_bias), None
+        else:
+            d_bias = d_bias[:, : call.tokens, : call.tokens].contiguous()
+    d_qkv_bias = None
+    if call.qkv_bias is not None:
+        d_qkv_bias = torch.zeros(3 * call.channels, device=call.qkv.device)
+        if d_values is not None:
+            # a padded token's output is cut off, so nothing reaches its query
+            d_qkv_bias[call.channels :] = d_values.sum(0)
+    return d_table, d_bias, None if d_logit_scale is None else d_logit_scale.sum(0), d_qkv_bias
+
+
+def _fold_bias(call: Call, d_bias: Tensor) -> Tensor:
+    from vtkernels.ops.window_attention.triton_small import fold_bias_kernel as kernel
+
+    d_table = torch.empty(call.bias_table.shape, device=d_bias.device)
+    with _on(d_bias.device):
+        kernel[(d_table.numel(),)](
+            d_bias, d_table, call.num_heads, d_bias.stride(1), d_bias.stride(0), WINDOW_H=call.window[0], WINDOW_W=call.window[1], BLOCK=_power_of_two(call.tokens)
+        )
+    return d_table
+
+
+def _parameters(call: Call, absent: Tensor) -> tuple[Tensor, ...]:
+    """Bias, logit scale and qkv bias, each dense; any tensor stands in for an absent one, which the kernel does not touch."""
+    bias = call.bias_table if call.bias_table is not None else call.bias
+    values = (bias, call.logit_scale, call.qkv_bias)
+    return tuple(absent if value is None else value.contiguous() for value in values)
+
+
+def _geometry(call: Call, qkv: Tensor) -> tuple[int, ...]:
+    batch, height, width, _ = qkv.shape
+    period = (height, width) if call.shift_first else tuple(count * size for count, size in zip(call.grid, call.window, strict=True))
+    roll = tuple(shift % length for shift, length in zip(call.shift, period, strict=True))
+    return batch, height, width, call.num_heads, *call.grid, *period, *roll, *call.shift, *qkv.stride()[:3]
+
+
+def _bias_strides(call: Call) -> tuple[int, int]:
+    """Elements from one entry of a head's bias to the next, and from one head to the next."""
+    return (call.num_heads, 1) if call.bias_table is not None else (1, call.tokens**2)
+
+
+def _scalars(call: Call) -> tuple:
+    return call.scale, int(call.mask_padding), call.seed, keep_threshold(call.dropout_p), 1.0 / (1.0 - call.dropout_p)
+
+
+def _constants(call: Call, *maps: Tensor) -> dict[str, Any]:
+    return {
+        "WINDOW_H": call.window[0],
+        "WINDOW_W": call.window[1],
+        "HEAD_DIM": call.head_dim,
+        "BLOCK_D": _block(call.head_dim),
+        "BIAS": _bias_kind(call),
+        "COSINE": call.logit_scale is not None,
+        "DROPOUT": call.dropout_p > 0,
+        "PAD_VALUE": _pad_value(call),
+        "WIDE": any(x.shape[1] * x.stride(1) + x.shape[2] * x.stride(2) >= 2**31 for x in maps),
+        "PRECISION": _precision(call.qkv.dtype),
+    }
+
+
+def _bias_kind(call: Call) -> str:
+    if call.bias_table is not None:
+        return "table"
+    return "none" if call.bias is None else "dense"
+
+
+def _pad_value(call: Call) -> bool:
+    return call.qkv_bias is not None and call.padded
+
+
+def _precision(dtype: torch.dtype) -> str:
+    """How tensor cores multiply: three TF32 products keep float32's accuracy, one only where the user allowed it."""
+    # what allow_tf32 reads too, but without raising when the process mixed torch's old and new switches
+    allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if dtype != torch.float32 or allowed else "tf32x3"
+
+
+def _dense_last(x: Tensor) -> Tensor:
+    return x if x.stride(3) == 1 else x.contiguous()
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+def _block(n: int) -> int:
+    """Edge of the tile for n rows: a power of two that the tensor cores take."""
+    return max(16, _power_of_two(n))
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+
+def _on(device: torch.device) -> Any:
+    return torch.cuda.device(device) if device.type == "cuda" else _NoDevice()
+
+
+class _NoDevice:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@functools.cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+@functools.cache
+def _why_no_triton() -> str | None:
+    try:
+        import triton  # noqa: F401
+    except Exception as error:
+        return f"triton cannot be imported ({type(error).__name__}: {error}); install the triton that your torch asks for, for example with: pip install triton"
+    return None
+
+
+BACKEND = Backend("triton", why_not, {"forward": forward, "backward": backward})

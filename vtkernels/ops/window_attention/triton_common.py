@@ -1,0 +1,84 @@
+"""Device functions shared by the kernels for small and for large windows: where a token lies, what is added to its scores."""
+
+import triton
+import triton.language as tl
+
+# Published weights were trained with a finite mask
+MASK = tl.constexpr(-100.0)
+LOG2E = tl.constexpr(1.4426950408889634)
+# Smallest norm a cosine-attention row is divided by
+EPSILON = tl.constexpr(1e-12)
+
+# Kernels share one list of geometry arguments, in this order:
+# batch, height, width, heads      the map
+# grid_h, grid_w                   windows along each axis
+# period_h, period_w               length of the axis the shift is cyclic on: the map's (shift first) or the padded map's
+# roll_h, roll_w                   shift modulo that length
+# shift_h, shift_w                 shift, as the mask sees it
+# stride_b, stride_y, stride_x     of qkv, in elements
+
+
+@triton.jit
+def token_place(token, window_row, window_column, height, width, period_h, period_w, roll_h, roll_w, WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr):
+    """Row and column of a window's token on the map, and whether it is there at all: not padding, not beyond the window."""
+    row = window_row * WINDOW_H + token // WINDOW_W
+    column = window_column * WINDOW_W + token % WINDOW_W
+    y = tl.where(row + roll_h >= period_h, row + roll_h - period_h, row + roll_h)
+    x = tl.where(column + roll_w >= period_w, column + roll_w - period_w, column + roll_w)
+    real = (row < period_h) & (column < period_w) & (y < height) & (x < width)
+    return y, x, real & (token < WINDOW_H * WINDOW_W)
+
+
+@triton.jit
+def shift_region(token, window_row, window_column, grid_h, grid_w, shift_h, shift_w, WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr):
+    """Tokens of one window see each other unmasked if this agrees: only the last windows hold a seam, at most one a side."""
+    below = (window_row == grid_h - 1) & (token // WINDOW_W >= WINDOW_H - shift_h)
+    right = (window_column == grid_w - 1) & (token % WINDOW_W >= WINDOW_W - shift_w)
+    return below.to(tl.int32) + 2 * right.to(tl.int32)
+
+
+@triton.jit
+def additive_tile(
+    bias_ptr, bias_stride, query, key, query_region, key_region, attended,
+    WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, BIAS: tl.constexpr,
+):  # fmt: skip
+    """What is added to the products: position bias, shift mask, -inf on keys that take no part.
+
+    Queries and keys come shaped to broadcast against each other, in either orientation. `bias_ptr` is at this head.
+    """
+    TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
+    tile = tl.where(query_region == key_region, 0.0, MASK)
+    if BIAS != "none":
+        if BIAS == "table":
+            # the (query - key) offset is a difference of two one-dimensional terms
+            row_length: tl.constexpr = 2 * WINDOW_W - 1
+            of_query = (query // WINDOW_W + WINDOW_H - 1) * row_length + query % WINDOW_W + WINDOW_W - 1
+            index = of_query - (key // WINDOW_W * row_length + key % WINDOW_W)
+        else:
+            index = query * TOKENS + key
+        tile += tl.load(bias_ptr + index * bias_stride, mask=(query < TOKENS) & (key < TOKENS), other=0.0).to(tl.float32)
+    return tl.where(attended, tile, float("-inf"))
+
+
+@triton.jit
+def kept(seed, item, query, key, keep_threshold, TOKENS: tl.constexpr):
+    """Which probabilities dropout keeps: the counter is (element, item low, item high, 0), as in the reference."""
+    element = (query * TOKENS + key).to(tl.uint32)
+    zero = element * 0
+    low = zero + (item & 0xFFFFFFFF).to(tl.uint32)
+    high = zero + (item >> 32).to(tl.uint32)
+    word, _, _, _ = tl.philox(seed, element, low, high, zero, 10)
+    return word < keep_threshold.to(tl.uint32)
+
+
+@triton.jit
+def inverse_norm(rows):
+    """1 / max(|row|, EPSILON) of each row."""
+    return 1.0 / tl.maximum(tl.sqrt(tl.sum(rows * rows, 1)), EPSILON)
+
+
+@triton.jit
+def through_normalisation(d_unit, unit, inverse):
+    """Gradient of a row from that of its unit vector: the part along the row vanishes, except where the norm was clamped."""
+    along = tl.where(inverse < 1.0 / EPSILON, tl.sum(unit * d_unit, 1), 0.0)
+    return (d_unit - unit * along[:, None]) * inverse[:, None]

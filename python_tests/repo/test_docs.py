@@ -1,0 +1,64 @@
+"""The documents promise only what is there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from vtkernels import cli
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / name for name in ("README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("vtkernels/ops/*/README.md"))
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = [line.split("#")[0].strip() for document in DOCUMENTS for block in blocks(document.read_text(), "bash") for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if line]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), f"{document.relative_to(ROOT)} links to {target}"
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {words[1] for words in commands() if words[0] == "make"} | set(re.findall(r"`make ([a-z-]+)", " ".join(path.read_text() for path in DOCUMENTS)))
+    assert {"demo", "test"} <= named
+    assert named <= targets
+
+
+def test_scripts_exist():
+    scripts = {words[1] for words in commands() if words[0] == "python" and words[1].endswith(".py")}
+    assert scripts
+    for script in scripts:
+        assert (ROOT / script).exists()
+
+
+def test_subcommands_exist(capsys):
+    named = {tuple(words[1:2]) for words in commands() if words[0] == "vtkernels"}
+    assert {("info",), ("check",)} <= named
+    for (name,) in named:
+        with pytest.raises(SystemExit) as end:
+            cli.main([name, "--help"])
+        assert end.value.code == 0
+
+
+def test_environment_variables_are_told():
+    sources = [*ROOT.glob("vtkernels/**/*.py"), *ROOT.glob("csrc/**/*.cpp"), ROOT / "setup.py"]
+    read = {name for path in sources for name in re.findall(r"VTKERNELS_[A-Z]+", path.read_text())}
+    told = set(re.findall(r"VTKERNELS_[A-Z]+", README))
+    assert read == told
+
+
+@pytest.mark.parametrize("number", range(len(blocks(README, "python"))))
+def test_readme_examples_run(number):
+    exec(compile(blocks(README, "python")[number], f"README example {number}", "exec"), {})

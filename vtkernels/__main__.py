@@ -1,0 +1,3 @@
+from vtkernels.cli import main
+
+raise SystemExit(main())

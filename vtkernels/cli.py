@@ -1,0 +1,121 @@
+"""The command line: `vtkernels info` and `vtkernels check`."""
+
+import argparse
+import importlib
+import importlib.util
+import platform
+from collections.abc import Iterable
+
+import torch
+
+import vtkernels
+from vtkernels._core import native, testing
+from vtkernels._core.op import OPS
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="vtkernels", description=vtkernels.__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    info = commands.add_parser("info", help="versions, devices, the build, and which backend runs which op")
+    info.set_defaults(run=lambda options: _info())
+    check = commands.add_parser("check", help="hold every backend that runs here to its op's contract")
+    check.add_argument("op", nargs="?", choices=sorted(OPS), help="default: all")
+    check.set_defaults(run=lambda options: _check([options.op] if options.op else sorted(OPS)))
+    options = parser.parse_args(arguments)
+    return options.run(options)
+
+
+def _info() -> int:
+    system = _system()
+    facts = {
+        "vtkernels": vtkernels.__version__,
+        "python": f"{platform.python_version()} on {platform.machine()} {platform.system()}",
+        "torch": torch.__version__,
+        "triton": _triton(),
+        "devices": ", ".join(_devices()),
+        "cpu": _cpu(system),
+        "kernels": native.isa(),
+        "build": _build(system),
+    }
+    for name, value in facts.items():
+        print(f"{name:10} {value}")
+    for op, reasons in vtkernels.backends().items():
+        print(f"\n{op}")
+        for backend, reason in reasons.items():
+            print(f"  {backend:10} {'runs' if reason is None else reason}")
+    return 0
+
+
+def _system():
+    """The extension of helpers, or None where it was not built."""
+    found = importlib.util.find_spec("vtkernels._system")
+    return importlib.import_module("vtkernels._system") if found else None
+
+
+def _triton() -> str:
+    try:
+        return importlib.import_module("triton").__version__
+    except ImportError as error:
+        return f"missing ({error}); pip install 'vtkernels[gpu]'"
+
+
+def _devices() -> Iterable[str]:
+    yield f"cpu ({torch.get_num_threads()} threads)"
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        yield f"cuda:{index} {device.name} (sm_{device.major}{device.minor}, {device.total_memory / 2**30:.0f} GiB)"
+
+
+def _cpu(system) -> str:
+    if system is None:
+        return "unknown: the helpers were not built"
+    features = [name for name, there in system.cpu_features().items() if there]
+    caches = [f"{level} {size // 1024} KiB" for level, size in system.cpu_caches().items()]
+    return f"{' '.join(features) or 'no vector extension the kernels know'}; {', '.join(caches)}"
+
+
+def _build(system) -> str:
+    if system is None:
+        return "pure Python"
+    build = system.build_info()
+    return f"{build['compiler']}, {build['flags']}, for {' '.join(build['isas'])}, torch {build['torch']}, commit {build['commit'] or 'unknown'}"
+
+
+def _check(ops: list[str]) -> int:
+    """Every case of the op, forward and all gradients, against the float64 reference. The reference is the judge, so it is not judged."""
+    failures = 0
+    for op in ops:
+        for backend, reason in vtkernels.backends()[op].items():
+            if backend == "reference":
+                continue
+            if reason is not None:
+                print(f"{op} {backend}: cannot run here: {reason}")
+                continue
+            for device in ("cuda", "cpu"):
+                if device == "cpu" or torch.cuda.is_available():
+                    failures += _check_backend(op, backend, device)
+    return int(failures > 0)
+
+
+def _check_backend(op: str, backend: str, device: str) -> int:
+    """Print what came out in a line, and each failure in another; return the number of failures."""
+    verdicts, passed_over = [], 0
+    for case in testing.cases(op):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            reasons = vtkernels.explain(op, **case.inputs(dtype, device)).reasons
+            if any(reasons[phase][backend] for phase in reasons):
+                passed_over += 1
+                continue
+            with testing.poisoned_memory():
+                verdicts += testing.judge(op, backend, case, dtype, device)
+    if not verdicts:
+        return 0
+    failed = [verdict for verdict in verdicts if not verdict.passed]
+    worst = max(verdicts, key=lambda verdict: verdict.error / verdict.budget if verdict.budget else 0.0)
+    print(
+        f"{op} {backend} on {device}: {len(verdicts) - len(failed)} of {len(verdicts)} outputs and gradients within the error budget, "
+        f"the closest at {worst.error / worst.budget:.0%} ({worst.case}, {worst.quantity}); {passed_over} runs are not for this backend"
+    )
+    for verdict in failed:
+        print(f"  FAILED {verdict}")
+    return len(failed)

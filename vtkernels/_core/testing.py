@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtkernels._core.explain import explain
+from vtkernels._core.op import OPS
+
 # A kernel sums in another order than the yardstick; a gradient is a longer chain of such sums.
 FORWARD_FACTOR = 2.0
 GRADIENT_FACTOR = 3.0
@@ -57,10 +60,6 @@ def generator_for(name: str) -> torch.Generator:
     return torch.Generator().manual_seed(zlib.crc32(name.encode()))
 
 
-def public_function(op: str) -> Callable[..., Any]:
-    return getattr(importlib.import_module(f"vtkernels.ops.{op}"), op)
-
-
 def cases(op: str) -> list[Case]:
     return importlib.import_module(f"vtkernels.ops.{op}.cases").cases()
 
@@ -74,13 +73,19 @@ def differentiable(inputs: Inputs) -> dict[str, Tensor]:
     return {name: value for name, value in inputs.items() if _is_floating(value)}
 
 
+def why_not(op: str, inputs: Inputs, backend: str) -> str | None:
+    """Why a backend cannot run these inputs forward and backward; None if it can."""
+    reasons = explain(op, **inputs, backend=backend).reasons
+    return next((reason for phase in reasons.values() if (reason := phase[backend]) is not None), None)
+
+
 def run_case(op: str, inputs: Inputs, backend: str, upstream: tuple[Tensor, ...] | None = None) -> Outcome:
     """Outputs and the gradients of all floating inputs, through the public function.
 
     `upstream` are the gradients of the outputs; without them, `upstream_for(outputs)`.
     """
     leaves = {name: value.detach().requires_grad_() for name, value in differentiable(inputs).items()}
-    result = public_function(op)(**{**inputs, **leaves}, backend=backend)
+    result = OPS[op].public(**{**inputs, **leaves}, backend=backend)
     outputs = (result,) if isinstance(result, Tensor) else tuple(result)
     if upstream is None:
         upstream = upstream_for(outputs)

@@ -93,7 +93,7 @@ def build_kernels(mode: str) -> None:
     isas, cuda = known_isas(cxx), cuda_sources(mode)
     common = f"{TORCH_FLAGS} -I{shlex.quote(str(torch / 'include'))} -I{shlex.quote(str(CSRC))}"
     built = " ".join(f"-DVTK_HAS_{name.upper()}" for name in (*isas, *(["cuda"] if cuda else [])))
-    variants = [(path, "", built) for path in (*sorted(CSRC.glob("common/*.cpp")), *sorted(CSRC.glob("*/register.cpp")))]
+    variants = [(path, "", built) for path in sorted({*CSRC.glob("common/*.cpp"), *CSRC.glob("*/register.cpp")})]
     # portable first: of an inline function that several units emit the linker keeps the first, which must run everywhere
     variants += [(path, f".{name}", f"-DVTK_ISA={name} {flags}") for name, flags in isas.items() for path in sorted(CSRC.glob("*/cpu*.cpp"))]
     units = [(f"{path.relative_to(CSRC)}{suffix}.o", path, f"{FLAGS} {common} {flags}") for path, suffix, flags in variants]

@@ -11,8 +11,7 @@ import torch
 def peer(name: str) -> ModuleType:
     """A library to compare with. Where it is missing the test is skipped; CI must have them all."""
     try:
-        if name.startswith("torchvision"):
-            _declare_torchvision_operators()
+        _complete_torchvision()
         return importlib.import_module(name)
     except Exception as error:
         message = f"the peer {name} cannot be imported: {error}"
@@ -21,20 +20,25 @@ def peer(name: str) -> ModuleType:
         pytest.skip(message)
 
 
-# what torchvision's Python registers shape functions for; a build without its C++ extension does not define them
-_TORCHVISION_SCHEMAS = {
-    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-}
-_libraries = []
+# the operators torchvision's Python gives shape functions to, whether its C++ extension defined them or not
+_TORCHVISION_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_torchvision_library = []
 
 
-def _declare_torchvision_operators() -> None:
-    """Let a torchvision whose C++ extension does not fit this torch be imported: its models do not need the extension."""
-    for name, schema in _TORCHVISION_SCHEMAS.items():
-        if not hasattr(torch.ops.torchvision, name):
-            library = torch.library.Library("torchvision", "FRAGMENT")
-            library.define(schema)
-            _libraries.append(library)
+def _complete_torchvision() -> None:
+    """Let a torchvision whose C++ extension does not fit this torch be imported (timm imports it too): no model needs the extension."""
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "operator torchvision::" not in str(error) or _torchvision_library:
+            raise
+        _torchvision_library.append(torch.library.Library("torchvision", "FRAGMENT"))
+        for schema in _TORCHVISION_SCHEMAS:
+            _torchvision_library[0].define(schema)
+        importlib.import_module("torchvision")
 
 
 @pytest.fixture

@@ -1,0 +1,5 @@
+"""Modules built on the ops, one per published layer."""
+
+from vtkernels.ops.window_attention.module import WindowAttention, WindowAttentionV2
+
+__all__ = ["WindowAttention", "WindowAttentionV2"]

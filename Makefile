@@ -38,7 +38,7 @@ bench: $(NATIVE)
 check: $(NATIVE)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m clang_format --dry-run --Werror $(FORMATTED)
+	$(if $(READY),$(VENV)/bin/)clang-format --dry-run --Werror $(FORMATTED)
 	$(PY) -m pytest -q -m "not slow" $(PYTEST_ARGS)
 
 gpu-check: $(NATIVE)

@@ -46,5 +46,6 @@ PYBIND11_MODULE(_system, m) {
   m.doc() = "Facts about the machine and the build.";
   m.def("cpu_features", &cpu_features, "Which instruction sets the CPU has, by name.");
   m.def("cpu_caches", &cpu_caches, "Cache sizes in bytes, by level.");
-  m.def("build_info", [] { return py::module_::import("json").attr("loads")(::build_info); }, "Compiler, flags, instruction sets, torch and commit of the build.");
+  m.def("build_info", [] { return py::module_::import("json").attr("loads")(::build_info); },
+        "Compiler, flags, instruction sets, torch and commit of the build.");
 }

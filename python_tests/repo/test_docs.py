@@ -38,6 +38,7 @@ def test_make_targets_exist():
 
 def test_scripts_exist():
     scripts = {words[1] for words in commands() if words[0] == "python" and words[1].endswith(".py")}
+    scripts |= set(re.findall(r"\$\(PY\) (\S+\.py)", (ROOT / "Makefile").read_text()))
     assert scripts
     for script in scripts:
         assert (ROOT / script).exists()

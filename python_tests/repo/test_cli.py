@@ -1,0 +1,67 @@
+"""The command line tells the truth: also when a backend is wrong, or missing."""
+
+import pytest
+
+import vtkernels
+from vtkernels import cli
+from vtkernels._core import testing
+from vtkernels._core.op import OPS, Backend
+
+OP = "window_attention"
+
+
+@pytest.fixture
+def one_case(monkeypatch):
+    case = next(case for case in testing.cases(OP) if case.name == "window_4")
+    monkeypatch.setattr(testing, "cases", lambda op: [case])
+
+
+def replace_cpu_backend(monkeypatch, why_not, spoil=lambda out: out):
+    reference = OPS[OP].backend("reference")
+
+    def forward(call):
+        out, statistics = reference.phases["forward"](call)
+        return spoil(out), statistics
+
+    phases = {"forward": forward, "backward": reference.phases["backward"]}
+    monkeypatch.setitem(OPS[OP]._loaded, "cpu", Backend("cpu", lambda phase, call: why_not, phases))
+
+
+def test_check_passes_a_right_backend(one_case, monkeypatch, capsys):
+    replace_cpu_backend(monkeypatch, None)
+    assert cli.main(["check", OP]) == 0
+    # the output and the gradients of qkv and table, in three dtypes
+    assert f"{OP} cpu on cpu: 9 of 9 outputs and gradients within the error budget" in capsys.readouterr().out
+
+
+def test_check_finds_a_wrong_backend(one_case, monkeypatch, capsys):
+    replace_cpu_backend(monkeypatch, None, spoil=lambda out: out * 1.1)
+    assert cli.main(["check"]) == 1
+    printed = capsys.readouterr().out
+    assert "6 of 9 outputs and gradients" in printed
+    assert printed.count("FAILED") == 3
+    assert "case window_4, float32: output is off by" in printed
+
+
+def test_check_and_info_tell_why_a_backend_cannot_run(one_case, monkeypatch, capsys):
+    replace_cpu_backend(monkeypatch, "it is being repaired")
+    assert cli.main(["check"]) == 0
+    assert cli.main(["info"]) == 0
+    assert capsys.readouterr().out.count("it is being repaired") == 2
+    assert vtkernels.backends()[OP]["cpu"] == "it is being repaired"
+
+
+def test_explain_names_the_choice_and_the_reasons(monkeypatch):
+    arguments = OPS[OP].example("cpu")
+    monkeypatch.delenv("VTKERNELS_BACKEND", raising=False)
+    replace_cpu_backend(monkeypatch, None)
+    assert vtkernels.explain(OP, **arguments).chosen("forward") == "cpu"
+    replace_cpu_backend(monkeypatch, "it is being repaired")
+    found = vtkernels.explain(OP, **arguments, backend="cpu")
+    assert found.chosen("backward") is None
+    assert "forward: refused" in str(found)
+    assert "it is being repaired" in str(found)
+    monkeypatch.setenv("VTKERNELS_BACKEND", "reference")
+    assert vtkernels.explain(OP, **arguments).chosen() == "reference"
+    with pytest.raises(ValueError, match="op must be one of window_attention, got 'attention'"):
+        vtkernels.explain("attention")

@@ -47,4 +47,13 @@ def pair(op: str, name: str, value: Any) -> tuple[int, int]:
         return (value, value)
     if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, int) for v in value):
         return (value[0], value[1])
-    fail(op, name, "be an int or a pair of ints (rows, columns)", repr(value), error=TypeError)
+    fail(op, name, "be an int or a pair of ints (rows, columns)", repr(value), "try int() on each", TypeError)
+
+
+def check_seed(op: str, seed: Any) -> None:
+    if seed is None:
+        return
+    if not isinstance(seed, (int, torch.SymInt)):
+        fail(op, "seed", "be an int", repr(seed), "pass None to draw one from torch", TypeError)
+    if not -(2**63) <= seed < 2**63:
+        fail(op, "seed", "fit 64 bits with a sign", seed, "try seed % 2**63")

@@ -6,6 +6,7 @@ yardstick errs, times a factor, and not by more.
 
 import contextlib
 import importlib
+import inspect
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -77,6 +78,13 @@ def why_not(op: str, inputs: Inputs, backend: str) -> str | None:
     """Why a backend cannot run these inputs forward and backward; None if it can."""
     reasons = explain(op, **inputs, backend=backend).reasons
     return next((reason for phase in reasons.values() if (reason := phase[backend]) is not None), None)
+
+
+def call_of(op: str, inputs: Inputs) -> Any:
+    """The call a backend would get for these inputs."""
+    bound = inspect.signature(OPS[op].public).bind(**inputs)
+    bound.apply_defaults()
+    return OPS[op].to_call(**bound.arguments)
 
 
 def run_case(op: str, inputs: Inputs, backend: str, upstream: tuple[Tensor, ...] | None = None) -> Outcome:

@@ -71,12 +71,13 @@ def _prepare(
     if isinstance(qkv, Tensor) and _autocast_applies(qkv):
         qkv = qkv.to(torch.get_autocast_dtype(qkv.device.type))
     window, shift = _validate(qkv, bias_table, bias, logit_scale, qkv_bias, num_heads, window_size, shift_size, dropout_p)
+    check.check_seed(OP.name, seed)
     OP.check_name(backend)
     if scale is None:
         scale = (qkv.shape[3] // 3 // num_heads) ** -0.5 if logit_scale is None else 1.0
     if seed is None:
         seed = draw_seed() if dropout_p > 0 else 0
-    scalars = (num_heads, window, shift, float(scale), mask_padding, shift_first, float(dropout_p), 0 if seed is None else seed)
+    scalars = (num_heads, window, shift, float(scale), mask_padding, shift_first, float(dropout_p), seed)
     return qkv, bias_table, bias, logit_scale, qkv_bias, *scalars, backend
 
 
@@ -106,6 +107,8 @@ def _validate(qkv, bias_table, bias, logit_scale, qkv_bias, num_heads, window_si
         check.fail(name, "window_size", "lie between 2 and 32", window, "larger windows are plain attention: use torch's scaled_dot_product_attention")
     if not all(0 <= s < size for s, size in zip(shift, window, strict=True)):
         check.fail(name, "shift_size", f"lie between 0 and {tuple(size - 1 for size in window)} for window {window}", shift, "Swin uses window // 2")
+    if not isinstance(dropout_p, (int, float)):
+        check.fail(name, "dropout_p", "be a number", repr(dropout_p), "0 switches dropout off", TypeError)
     if not 0.0 <= dropout_p < 1.0:
         check.fail(name, "dropout_p", "lie in [0, 1)", dropout_p, "0 switches dropout off")
     if bias_table is not None and bias is not None:
@@ -193,4 +196,4 @@ def _example(device: torch.device) -> dict[str, Any]:
 
 
 # the seed changes no backend's answer: given, none is drawn from the caller's generator
-OP.explains(window_attention, lambda **arguments: _call(_prepare(**arguments | {"seed": 0})[:-1]), _example)
+OP.explains(window_attention, lambda **arguments: _call(_prepare(**arguments | {"seed": arguments["seed"] or 0})[:-1]), _example)

@@ -32,6 +32,9 @@ def why_not(phase: str, call: Call) -> str | None:
             return f"it needs compute capability 7.5 (Turing) or newer, {qkv.device} has {major}.{minor}"
         if qkv.dtype == torch.bfloat16 and capability < (8, 0):
             return f"bfloat16 needs compute capability 8.0 (Ampere) or newer, {qkv.device} has {major}.{minor}; float16 runs"
+        needed, there = _shared_memory(phase, call), _shared_memory_limit(qkv.device)
+        if needed > there:
+            return f"head dimension {call.head_dim} needs {needed} bytes of shared memory in the {phase}, {qkv.device} has {there}"
     return _why_no_triton()
 
 
@@ -73,12 +76,17 @@ class Plan(NamedTuple):
 
 
 def small_plan(phase: str, call: Call) -> Plan:
-    block = _block(call.tokens)
-    # One warp for each 16 rows of the score tile: more would repeat the softmax, fewer would spill.
-    num_warps = block // 16
-    # Resident programs of a multiprocessor: 4 in the forward, 2 in the backward at head dimension 32 (the static gate holds them)
-    resident = (4 if phase == "forward" else 2) * 4 // num_warps
-    return Plan(_multiprocessors(call.qkv.device) * resident, num_warps, num_stages=2)
+    """Choices read off the machine code that the static gate builds; the gate holds what they reach."""
+    block, half = _block(call.tokens), call.qkv.dtype != torch.float32
+    # One warp for each 16 rows of the score tile: more would repeat the softmax, fewer would spill. Rows of 128 and
+    # more need the registers of twice as many.
+    num_warps = block // 16 * (1 if call.head_dim < 128 else 2)
+    # Resident programs of a multiprocessor with four warps: 4 in the forward, 2 in the backward
+    resident = (4 if phase == "forward" and half else 2) * 4 // num_warps
+    # The gather of the position bias would take every register there is; the loop that follows it does not need them
+    bounded = phase == "forward" and half and call.head_dim <= 32 and torch.version.hip is None
+    fits_twice = call.head_dim <= (64 if half else 32)
+    return Plan(_multiprocessors(call.qkv.device) * max(1, resident), num_warps, 2 if fits_twice else 1, 128 if bounded else None)
 
 
 def _small_forward(call: Call, plan: Plan, qkv: Tensor, out: Tensor) -> None:
@@ -89,7 +97,7 @@ def _small_forward(call: Call, plan: Plan, qkv: Tensor, out: Tensor) -> None:
     grid = (call.num_heads * -(-items // share),)
     with _on(qkv.device):
         kernel[grid](
-            qkv, out, *_parameters(call, qkv), *_geometry(call, qkv), *_bias_strides(call), *_scalars(call), share,
+            qkv, out, *_parameters(call, qkv), *_geometry(call, qkv), out.stride(0), *_bias_strides(call), *_scalars(call), share,
             **_constants(call, qkv), BLOCK_N=_block(call.tokens), STAGES=plan.num_stages, **plan.options,
         )  # fmt: skip
 
@@ -108,7 +116,7 @@ def _small_backward(call: Call, plan: Plan, qkv: Tensor, grad_out: Tensor, d_qkv
     with _on(qkv.device):
         kernel[(heads * lanes,)](
             qkv, grad_out, d_qkv, *_parameters(call, qkv), *(qkv if part is None else part for part in (d_bias, d_logit_scale, d_values)),
-            *_geometry(call, qkv), *grad_out.stride()[:3], *_bias_strides(call), *_scalars(call), share,
+            *_geometry(call, qkv), *grad_out.stride()[:3], d_qkv.stride(0), *_bias_strides(call), *_scalars(call), share,
             **_constants(call, qkv, grad_out), BLOCK_N=block, STAGES=plan.num_stages, **plan.options,
         )  # fmt: skip
     return _finish(call, d_bias, d_logit_scale, d_values)
@@ -137,10 +145,16 @@ def _fold_bias(call: Call, d_bias: Tensor) -> Tensor:
 
     d_table = torch.empty(call.bias_table.shape, device=d_bias.device)
     with _on(d_bias.device):
-        kernel[(d_table.numel(),)](
-            d_bias, d_table, call.num_heads, d_bias.stride(1), d_bias.stride(0), WINDOW_H=call.window[0], WINDOW_W=call.window[1], BLOCK=_power_of_two(call.tokens)
-        )
+        kernel[(d_table.numel(),)](d_bias, d_table, call.num_heads, *d_bias.stride()[:2], *call.window, BLOCK=_power_of_two(call.tokens))
     return d_table
+
+
+def _shared_memory(phase: str, call: Call) -> int:
+    """Bytes of the largest kernel, an upper bound read off its builds."""
+    block, width = _block(min(call.tokens, LARGEST_TILE)), _block(call.head_dim)
+    if call.qkv.dtype == torch.float32:
+        return 8 * block * (block + width)
+    return (8 if phase == "backward" else 6) * block * width
 
 
 def _parameters(call: Call, absent: Tensor) -> tuple[Tensor, ...]:
@@ -228,6 +242,11 @@ class _NoDevice:
 @functools.cache
 def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
+
+
+@functools.cache
+def _shared_memory_limit(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
 
 @functools.cache

@@ -23,11 +23,13 @@ def load_rows(ptr, offsets, real, padding, value, PAD_VALUE: tl.constexpr):
 @triton.jit
 def padded_values(qkv_bias_ptr, head, d, channels, HEAD_DIM: tl.constexpr, dtype: tl.constexpr, PAD_VALUE: tl.constexpr):
     """What a padded token projects to: this head's q, k and v (unused, and never loaded, without PAD_VALUE)."""
-    if not PAD_VALUE:
-        return d, d, d
-    ptr = qkv_bias_ptr + head * HEAD_DIM + d
-    mask = d < HEAD_DIM
-    return tl.load(ptr, mask, 0.0).to(dtype), tl.load(ptr + channels, mask, 0.0).to(dtype), tl.load(ptr + 2 * channels, mask, 0.0).to(dtype)
+    if PAD_VALUE:
+        ptr = qkv_bias_ptr + head * HEAD_DIM + d
+        mask = d < HEAD_DIM
+        values = tl.load(ptr, mask, 0.0).to(dtype), tl.load(ptr + channels, mask, 0.0).to(dtype), tl.load(ptr + 2 * channels, mask, 0.0).to(dtype)
+    else:
+        values = d, d, d
+    return values
 
 
 @triton.jit
@@ -54,7 +56,7 @@ def exponentials(scores):
 def window_attention_small_fwd_kernel(
     qkv_ptr, out_ptr, bias_ptr, logit_scale_ptr, qkv_bias_ptr,
     batch, height, width, heads, grid_h, grid_w, period_h, period_w, roll_h, roll_w, shift_h, shift_w, stride_b, stride_y, stride_x,
-    bias_stride, bias_head_stride, scale, mask_padding, seed, keep_threshold, keep_factor, share,
+    out_stride_b, bias_stride, bias_head_stride, scale, mask_padding, seed, keep_threshold, keep_factor, share,
     WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     BIAS: tl.constexpr, COSINE: tl.constexpr, DROPOUT: tl.constexpr, PAD_VALUE: tl.constexpr, WIDE: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr,
@@ -68,7 +70,6 @@ def window_attention_small_fwd_kernel(
     first_window = start // batch
     channels = heads * HEAD_DIM
 
-    token = tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
     if COSINE:
         scale *= tl.load(logit_scale_ptr + head).to(tl.float32)
@@ -76,6 +77,9 @@ def window_attention_small_fwd_kernel(
 
     for window_index in tl.range(0, (stop - 1) // batch - first_window + 1, num_stages=1):
         window = first_window + window_index
+        # plus a zero the compiler cannot see through: it would compute the bias's addresses once for all windows, and
+        # keep them in registers through the loop over images
+        token = tl.arange(0, BLOCK_N) + window // windows
         y, x, real = token_place(token, window // grid_w, window % grid_w, height, width, period_h, period_w, roll_h, roll_w, WINDOW_H, WINDOW_W)
         region = shift_region(token, window // grid_w, window % grid_w, grid_h, grid_w, shift_h, shift_w, WINDOW_H, WINDOW_W)
         padding = (token < TOKENS) & (real == 0)
@@ -106,14 +110,14 @@ def window_attention_small_fwd_kernel(
                 p = tl.where(kept(seed, item, token[:, None], token[None, :], keep_threshold, TOKENS), p, 0.0)
                 factor *= keep_factor
             out = tl.dot(p.to(dtype), v, input_precision=PRECISION) * factor[:, None]
-            tl.store(out_ptr + image * height * width * channels + head * HEAD_DIM + out_offsets, out.to(dtype), mask=mask)
+            tl.store(out_ptr + image * out_stride_b + head * HEAD_DIM + out_offsets, out.to(dtype), mask=mask)
 
 
 @triton.jit(do_not_specialize=["seed", "keep_threshold"])
 def window_attention_small_bwd_kernel(
     qkv_ptr, grad_ptr, d_qkv_ptr, bias_ptr, logit_scale_ptr, qkv_bias_ptr, d_bias_ptr, d_logit_scale_ptr, d_qkv_bias_ptr,
     batch, height, width, heads, grid_h, grid_w, period_h, period_w, roll_h, roll_w, shift_h, shift_w, stride_b, stride_y, stride_x,
-    grad_stride_b, grad_stride_y, grad_stride_x,
+    grad_stride_b, grad_stride_y, grad_stride_x, d_stride_b,
     bias_stride, bias_head_stride, scale, mask_padding, seed, keep_threshold, keep_factor, share,
     WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     BIAS: tl.constexpr, COSINE: tl.constexpr, DROPOUT: tl.constexpr, PAD_VALUE: tl.constexpr, WIDE: tl.constexpr,
@@ -131,7 +135,6 @@ def window_attention_small_bwd_kernel(
     first_window = start // batch
     channels = heads * HEAD_DIM
 
-    token = tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
     if COSINE:
         plain_scale = scale
@@ -144,6 +147,9 @@ def window_attention_small_bwd_kernel(
     d_value_v = tl.zeros([BLOCK_D], tl.float32)
     for window_index in tl.range(0, (stop - 1) // batch - first_window + 1, num_stages=1):
         window = first_window + window_index
+        # plus a zero the compiler cannot see through: it would compute the bias's addresses once for all windows, and
+        # keep them in registers through the loop over images
+        token = tl.arange(0, BLOCK_N) + window // windows
         y, x, real = token_place(token, window // grid_w, window % grid_w, height, width, period_h, period_w, roll_h, roll_w, WINDOW_H, WINDOW_W)
         region = shift_region(token, window // grid_w, window % grid_w, grid_h, grid_w, shift_h, shift_w, WINDOW_H, WINDOW_W)
         padding = (token < TOKENS) & (real == 0)
@@ -184,7 +190,7 @@ def window_attention_small_bwd_kernel(
                 d_s = p * (d_p - tl.sum(p * d_p, 1)[:, None])
             if BIAS != "none":
                 d_bias += d_s
-            d_ptr = d_qkv_ptr + image * height * width * (3 * channels) + head * HEAD_DIM
+            d_ptr = d_qkv_ptr + image * d_stride_b + head * HEAD_DIM
             d_v = tl.dot(tl.trans(p.to(dtype)), d_out, input_precision=PRECISION)
             tl.store(d_ptr + 2 * channels + d_offsets, d_v.to(dtype), mask=mask)
             d_s = d_s.to(dtype)
@@ -207,6 +213,7 @@ def window_attention_small_bwd_kernel(
                 d_value_v += tl.sum(tl.where(padding[:, None], d_v, 0.0), 0)
 
     part = tl.program_id(0).to(tl.int64)
+    token = tl.arange(0, BLOCK_N)
     if BIAS != "none":
         # padded to the tile, so that rows are aligned; what lies beyond the window is never read
         tl.store(d_bias_ptr + part * (BLOCK_N * BLOCK_N) + token[:, None] * BLOCK_N + token[None, :], d_bias)
@@ -219,7 +226,7 @@ def window_attention_small_bwd_kernel(
 
 
 @triton.jit
-def fold_bias_kernel(d_bias_ptr, d_table_ptr, heads, row_stride, head_stride, WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, BLOCK: tl.constexpr):
+def fold_bias_kernel(d_bias_ptr, d_table_ptr, heads, head_stride, row_stride, WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, BLOCK: tl.constexpr):
     """Gradient of the table from that of the dense bias: program = (offset, head) adds the pairs of its offset in a fixed order."""
     entry = tl.program_id(0) // heads
     head = tl.program_id(0) % heads

@@ -1,0 +1,97 @@
+"""Static performance gate: build the kernels for several GPUs and hold their machine code to reviewed budgets. No GPU needed.
+
+python -m python_tests.gpu.gate            the quick builds against budgets.json
+python -m python_tests.gpu.gate --full     all builds
+python -m python_tests.gpu.gate --update   rewrite this Triton's budgets from what is built now; review the change like code
+
+Budgets are kept for each minor version of Triton, since the allocation of registers moves between versions. A version
+without budgets is held to the newest known one with more slack.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import triton
+
+from python_tests.gpu.aot import MachineCode
+from python_tests.gpu.kernels import Case, cases
+
+BUDGETS = Path(__file__).with_name("budgets.json")
+VERSION = ".".join(triton.__version__.split(".")[:2])
+CEILINGS = ("registers", "shared", "loop", "loop_spills")
+FLOORS = ("blocks", "products")
+TENSOR_CORE = {80: r"HMMA\.", 90: r"HGMMA\.", 100: r"UTCHMMA"}
+
+
+def breaches(case: Case, code: MachineCode, budgets: dict[str, dict], version: str = VERSION) -> list[str]:
+    """What is wrong with one build, as sentences."""
+    return [f"{case.name}: {what}" for what in _rules(case, code) + _over_budget(case, code, budgets, version)]
+
+
+def _rules(case: Case, code: MachineCode) -> list[str]:
+    """What holds without any budget."""
+    wrong = []
+    if code.has(r"(ATOMG|REDG?|ATOM)\."):
+        wrong.append("global atomics, which would make gradients differ from run to run")
+    if not case.strict:
+        return wrong
+    if code.loop_spills:
+        wrong.append(f"{code.loop_spills} accesses to spilled registers in the loop")
+    if not code.has(TENSOR_CORE[case.arch]):
+        wrong.append("no tensor-core instructions")
+    if not code.has(r"LDG(STS)?\.E.*\.128"):
+        wrong.append("no 16-byte global loads")
+    if not code.has(r"STG\.E.*\.128"):
+        wrong.append("no 16-byte global stores")
+    return wrong
+
+
+def _over_budget(case: Case, code: MachineCode, budgets: dict[str, dict], version: str) -> list[str]:
+    known = budgets.get(version)
+    slack = 1.02 if known else 1.15
+    budget = (known or budgets[max(budgets, key=_as_numbers)]).get(case.name)
+    if budget is None:
+        return ["has no budget; run python -m python_tests.gpu.gate --update and review budgets.json"]
+    wrong = [f"{name} {budget[name]} -> {getattr(code, name)}" for name in CEILINGS if getattr(code, name) > budget[name] * slack]
+    # fewer resident blocks or products are a step, not a drift: no slack, but no judgement across versions either
+    wrong += [f"{name} {budget[name]} -> {getattr(code, name)}" for name in FLOORS if known and getattr(code, name) < budget[name]]
+    return wrong
+
+
+def _as_numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+def load() -> dict[str, dict]:
+    return json.loads(BUDGETS.read_text()) if BUDGETS.exists() else {}
+
+
+def check(chosen: Iterable[Case]) -> tuple[int, list[str]]:
+    """How many builds were made, and what is wrong with them."""
+    budgets, wrong, count = load(), [], 0
+    for case in chosen:
+        wrong += breaches(case, case.kernel.compile(case.arch), budgets)
+        count += 1
+    return count, wrong
+
+
+def update() -> None:
+    built = {case.name: case.kernel.compile(case.arch) for case in cases()}
+    rows = {name: {field: asdict(code)[field] for field in CEILINGS + FLOORS} for name, code in built.items()}
+    BUDGETS.write_text(json.dumps(load() | {VERSION: rows}, indent=1, sort_keys=True) + "\n")
+
+
+def main() -> int:
+    if "--update" in sys.argv:
+        update()
+    full = "--full" in sys.argv or "--update" in sys.argv
+    count, wrong = check(case for case in cases() if full or case.quick)
+    print(f"triton {triton.__version__}: {count} builds, {len(wrong)} breaches", *wrong, sep="\n")
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""Machine code of the Triton kernels, built for GPUs that are not there, against rules and reviewed budgets."""
+
+import os
+
+import pytest
+
+pytest.importorskip("triton", reason="the static gate compiles with triton, which is not installed")
+
+import torch
+
+from python_tests.gpu import gate
+from python_tests.gpu.kernels import Case, cases, launches, window_call
+from vtkernels.ops.window_attention.triton import Plan
+
+FULL = os.environ.get("CI") == "true" or os.environ.get("VTKERNELS_FULL") == "1"
+
+
+@pytest.mark.parametrize("case", [case for case in cases() if FULL or case.quick], ids=lambda case: case.name)
+def test_machine_code_is_within_budget(case: Case):
+    assert gate.breaches(case, case.kernel.compile(case.arch), gate.load()) == []
+
+
+def _mutant(dtype: torch.dtype, name: str, plan: Plan, **constants) -> list[str]:
+    """Breaches of a backward built otherwise than the launcher builds it, under the budget of the right one."""
+    build = launches(window_call(dtype), backward=plan)[1]
+    build.arguments.update(constants)
+    case = Case(f"small_bwd {name} 7x7 d32 sm_90", 90, build, quick=True, strict=dtype != torch.float32)
+    return gate.breaches(case, build.compile(90), gate.load())
+
+
+def test_twice_the_warps_are_caught():
+    wrong = _mutant(torch.bfloat16, "bfloat16", Plan(264, num_warps=8, num_stages=2))
+    assert any("blocks" in sentence for sentence in wrong), wrong
+
+
+def test_products_off_the_tensor_cores_are_caught():
+    wrong = _mutant(torch.float32, "float32", Plan(264, num_warps=4, num_stages=2), PRECISION="ieee")
+    assert any("loop_spills" in sentence for sentence in wrong) and any("products" in sentence for sentence in wrong), wrong
+
+
+def test_an_unknown_version_is_judged_with_slack():
+    case = next(case for case in cases() if case.quick)
+    code = case.kernel.compile(case.arch)
+    newest = gate.load()[max(gate.load(), key=gate._as_numbers)][case.name]
+    doubled = {name: value if name in gate.FLOORS else 2 * value for name, value in newest.items()}
+    assert gate.breaches(case, code, {"3.5": {case.name: doubled}}, version="99.0") == []
+    halved = {name: value if name in gate.FLOORS else value // 2 for name, value in newest.items()}
+    assert len(gate.breaches(case, code, {"3.5": {case.name: halved}}, version="99.0")) >= 2

@@ -78,7 +78,9 @@ def link(target: str, cxx: str, units: list[tuple[str, Path, str]], libraries: s
         graph = Writer(file)
         graph.rule("cxx", f"{cxx} $flags -MMD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc", description="compile $out")
         graph.rule("nvcc", "nvcc $flags -MD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc", description="compile $out")
-        graph.rule("link", f"{cxx} -shared $in {libraries} -o $out", description="link $out")
+        # nvcc knows where its run-time library lies
+        linker = "nvcc" if any(source.suffix == ".cu" for _, source, _ in units) else cxx
+        graph.rule("link", f"{linker} -shared $in {libraries} -o $out", description="link $out")
         for name, source, flags in units:
             graph.build(name, "nvcc" if source.suffix == ".cu" else "cxx", escape_path(str(source)), variables={"flags": flags})
         graph.build(target, "link", [name for name, _, _ in units])
@@ -98,8 +100,7 @@ def build_kernels(mode: str) -> None:
     variants += [(path, f".{name}", f"-DVTK_ISA={name} {flags}") for name, flags in isas.items() for path in sorted(CSRC.glob("*/cpu*.cpp"))]
     units = [(f"{path.relative_to(CSRC)}{suffix}.o", path, f"{FLAGS} {common} {flags}") for path, suffix, flags in variants]
     units += [(f"{path.relative_to(CSRC)}.o", path, f"{CUDA_FLAGS} {common}") for path in cuda]
-    runtime = f"-L{shlex.quote(str(Path(shutil.which('nvcc')).resolve().parents[1] / 'lib64'))} -lcudart_static -ldl -lrt -lpthread" if cuda else ""
-    link(KERNELS, cxx, units, f"-L{shlex.quote(str(torch / 'lib'))} -ltorch_cpu {runtime}")
+    link(KERNELS, cxx, units, f"-L{shlex.quote(str(torch / 'lib'))} -ltorch_cpu")
 
 
 def build_helpers(mode: str) -> None:

@@ -86,6 +86,8 @@ def parse() -> argparse.Namespace:
         options.peers = QUICK_PEERS if options.quick else list(PEERS)
     elif "all" in options.peers or "none" in options.peers:
         options.peers = list(PEERS) if "all" in options.peers else []
+    if options.raw:
+        options.peers = []
     options.batch = options.batch or (8 if options.device == "cpu" else 128)
     options.out = options.out or (SCRATCH if options.demo else RESULTS)
     return options
@@ -145,7 +147,7 @@ def run(options: argparse.Namespace) -> dict:
 
 def announce(result: dict) -> None:
     environment, peaks = result["environment"], result["peaks"]
-    where = f"{environment['device']}, {environment['threads']} threads" if result["device"] == "cpu" else environment["device"]
+    where = f"{environment['device']}, {threads(result)}" if result["device"] == "cpu" else environment["device"]
     print(f"window attention, {result['dtype']}, on {where}; torch {environment['versions']['torch']}, native kernels: {environment['isa']}")
     print(f"peaks here and now: {peaks['GFLOPs'][result['dtype']]:.0f} GFLOP/s ({peaks['how']}), copy {peaks['copy_GBps']:.0f} GB/s")
     print(
@@ -214,7 +216,7 @@ def summarize(rows: list[dict]) -> dict:
 def show(result: dict) -> None:
     rows = result["rows"]
     timed = [row for row in rows if "GFLOPs" in row]
-    columns = ["shape", "phase", "ms", "spread", "eager", "fastest peer", "incl. medium", "GFLOP/s", "GB/s", "of peak", "of copy", "backend"]
+    columns = ["shape", "phase", "ms", "spread", "over eager", "over fastest peer", "incl. medium", "GFLOP/s", "GB/s", "of peak", "of copy", "backend"]
     medium = any("over_fastest_with_medium" in part for part in result["summary"].values())
     table = []
     for row in timed:
@@ -227,9 +229,7 @@ def show(result: dict) -> None:
             f"{row['share_of_copy']:.0%}",
         ]
         table.append([*cells, row["backend"]])
-    hidden = set() if medium else {"incl. medium"}
-    if not result["peers"] or timed and timed[0]["phase"] == "backward":
-        hidden |= {"eager", "fastest peer", "incl. medium"}
+    hidden = (set() if medium else {"incl. medium"}) | (set() if any(row["fastest"] for row in timed) else {"over eager", "over fastest peer"})
     keep = [i for i, column in enumerate(columns) if column not in hidden]
     report.print_table("vtkernels, and how many times faster it is", [columns[i] for i in keep], [[row[i] for i in keep] for row in table])
 
@@ -256,6 +256,11 @@ def show(result: dict) -> None:
         print(f"not timed: {name}, {phase}{where}: {reason}")
 
 
+def threads(result: dict) -> str:
+    count = result["environment"]["threads"]
+    return f"{count} thread" + "s" * (count != 1)
+
+
 def ratio(value: float | None) -> str:
     return f"{value:.2f}x" if value else "-"
 
@@ -269,8 +274,8 @@ def tell(result: dict, path: Path, plot: Path | None) -> None:
     rows, summary = result["rows"], result["summary"]
     backends = ", ".join(dict.fromkeys(row["backend"] for row in rows))
     isa = f" ({native.isa()})" if "cpu" in backends else ""
-    where = f"Swin-T at 224, batch {rows[0]['shape']['batch']}, {result['environment']['threads']} threads"
-    print(f"\nThe attention of {where}, ran on backend {backends}{isa}; every result was checked against fp64 before it was timed.")
+    where = f"Swin-T at 224 (batch {rows[0]['shape']['batch']}, {threads(result)})"
+    print(f"\nThe attention of {where} ran on backend {backends}{isa}; every result was checked against fp64 before it was timed.")
     for row in rows:
         if OURS in row["refused"]:
             print(f"- NOT TIMED: {row['name']}, {row['phase']}: {row['refused'][OURS]}")
@@ -286,7 +291,7 @@ def tell(result: dict, path: Path, plot: Path | None) -> None:
         print(f"- Kept from forward to backward beyond qkv, all {len(saved)} blocks measured: {ours:.1f} MB; eager PyTorch: {theirs:.1f} MB.")
     print(f"- Every number: {report.shown(path)}" + (f"; drawn: {report.shown(plot)}" if plot else ""))
     if missing := native.why_missing():
-        print(f"- The fast CPU kernels did not run: {missing} (`make demo` does that where g++ is installed).")
+        print(f"- The fast CPU kernels did not run: {missing}.")
     print(
         "Next: `python benchmarks/attn.py --shapes issue --medium` (all peers, larger windows), `--dtype bfloat16` (half precision), `make test` (the proof)."
     )

@@ -1,6 +1,7 @@
 """The sides of one comparison of window attention: the op, its raw kernel and the peers, each gated before it may be timed."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,7 +108,9 @@ def _peer(problem: Problem, phase: str, name: str) -> Candidate:
 def _raw(problem: Problem, phase: str) -> Candidate:
     if reason := native.why_missing():
         raise Unavailable(reason)
-    call = OP.to_call(**problem.arguments(problem.qkv.detach(), problem.table.detach(), "cpu"))
+    bound = inspect.signature(vt.window_attention).bind(**problem.arguments(problem.qkv.detach(), problem.table.detach(), "cpu"))
+    bound.apply_defaults()
+    call = OP.to_call(**bound.arguments)
     # the launcher's own argument order, without its allocations
     arguments = (*window_native._parameters(call), *window_native._scalars(call))
     out, statistics = torch.empty_like(problem.grad_out), torch.empty(statistics_shape(call))

@@ -31,7 +31,7 @@ def draw(path: Path) -> Path | None:
     axes[0, 0].legend(fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False)
     environment = result["environment"]
     backends = "/".join(dict.fromkeys(row["backend"] for _, rows in panels for row in rows))
-    threads = f", {environment['threads']} threads" if result["device"] == "cpu" else ""
+    threads = f", threads: {environment['threads']}" if result["device"] == "cpu" else ""
     figure.suptitle(f"window attention: speed-up of vtkernels ({backends}) on {environment['device']}{threads}", fontsize=11)
     image = path.with_suffix(".png")
     figure.savefig(image, dpi=130)

@@ -178,23 +178,24 @@ def flex(problem: Problem, phase: str) -> Peer:
         x_windows = frame.enter(x)
         return x_windows, frame.leave(flex_attention(*frame.split(qkv), score_mod=score))
 
-    return _compiled(run)
+    return _compiled(run, problem.device)
 
 
 def inductor(problem: Problem, phase: str) -> Peer:
     """torch.compile of the published path."""
-    return _compiled(eager(problem, phase))
+    return _compiled(eager(problem, phase), problem.device)
 
 
 def inductor_sdpa(problem: Problem, phase: str) -> Peer:
     """torch.compile of the SDPA path."""
-    return _compiled(sdpa(problem, phase))
+    return _compiled(sdpa(problem, phase), problem.device)
 
 
-def _compiled(run: Peer) -> Peer:
+def _compiled(run: Peer, device: str) -> Peer:
     if not torch._dynamo.is_dynamo_supported():
         raise Unavailable("torch.compile does not support this Python or platform")
-    return torch.compile(run, dynamic=False)
+    # the generated C++ fixes the thread count: named, it is part of the compiler cache's key
+    return torch.compile(run, dynamic=False, options={"cpp.threads": torch.get_num_threads()} if device == "cpu" else None)
 
 
 PEERS = {peer.__name__: peer for peer in (eager, timm, timm_sdpa, torchvision, sdpa, flex, inductor, inductor_sdpa)}

@@ -281,15 +281,18 @@ def tell(result: dict, path: Path, plot: Path | None) -> None:
             print(f"- NOT TIMED: {row['name']}, {row['phase']}: {row['refused'][OURS]}")
     timed = ", ".join(name for name in result["peers"] if any(name in row.get("ms", {}) for row in rows))
     for phase, title in plots.TITLES.items():
-        for key, other in (("over_eager", "eager PyTorch"), ("over_fastest", f"the fastest of {timed}")):
-            if part := summary.get(phase, {}).get(key):
-                print(f"- {title}: {part['min']:.1f} to {part['max']:.1f} times as fast as {other}.")
+        against = {"over_eager": "eager PyTorch", "over_fastest": f"the fastest of {timed}"}
+        found = [(summary[phase][key], other) for key, other in against.items() if key in summary.get(phase, {})]
+        if found:
+            print(f"- {title}: " + ", ".join(f"{part['min']:.1f} to {part['max']:.1f} times as fast as {other}" for part, other in found) + ".")
     if shares := [f"{title} {summary[phase]['share_of_peak']['mean']:.0%}" for phase, title in plots.TITLES.items() if phase in summary]:
         print(f"- Share of the arithmetic peak measured just now, Python and autograd included: {', '.join(shares)}.")
     if saved := [row["saved_bytes"] for row in rows if "saved_bytes" in row]:
         ours, theirs = (sum(s[name] for s in saved) / 1e6 for name in (OURS, "eager"))
         print(f"- Kept from forward to backward beyond qkv, all {len(saved)} blocks measured: {ours:.1f} MB; eager PyTorch: {theirs:.1f} MB.")
     print(f"- Every number: {report.shown(path)}" + (f"; drawn: {report.shown(plot)}" if plot else ""))
+    if disturbed := sum(row.get("disturbed", 0) for row in rows):
+        print(f"- Other programs were busy during {disturbed} of {sum(row.get('rounds', 0) for row in rows)} rounds: take the numbers as rough.")
     if missing := native.why_missing():
         print(f"- The fast CPU kernels did not run: {missing}.")
     print(

@@ -86,7 +86,8 @@ def _commit() -> str | None:
 def save(result: dict, folder: Path, name: str, device: str) -> Path:
     path = folder / slug(device_name(device)) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    rounded = json.loads(json.dumps(result), parse_float=lambda digits: float(f"{float(digits):.5g}"))
+    path.write_text(json.dumps(rounded, indent=1) + "\n")
     return path
 
 

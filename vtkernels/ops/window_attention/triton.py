@@ -42,7 +42,9 @@ def forward(call: Call, plan: "Plan | None" = None) -> tuple[Tensor, Tensor]:
     qkv = _dense_last(call.qkv)
     out = torch.empty((*qkv.shape[:3], call.channels), dtype=qkv.dtype, device=qkv.device)
     statistics = torch.empty(statistics_shape(call), device=qkv.device)
-    if qkv.shape[0]:
+    if qkv.shape[0] and statistics.numel():
+        _large_forward(call, plan or large_plan("forward", call), qkv, out, statistics)
+    elif qkv.shape[0]:
         _small_forward(call, plan or small_plan("forward", call), qkv, out)
     return out, statistics
 
@@ -52,6 +54,8 @@ def backward(call: Call, grad_out: Tensor, out: Tensor | None, statistics: Tenso
     d_qkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     if not qkv.shape[0]:
         return d_qkv, *(None if value is None else torch.zeros(value.shape, device=qkv.device) for value in call[1:5])
+    if statistics.numel():
+        return d_qkv, *_large_backward(call, plan or large_plan("backward", call), qkv, grad_out, out, statistics, d_qkv)
     return d_qkv, *_small_backward(call, plan or small_plan("backward", call), qkv, grad_out, d_qkv)
 
 
@@ -89,6 +93,11 @@ def small_plan(phase: str, call: Call) -> Plan:
     return Plan(_multiprocessors(call.qkv.device) * max(1, resident), num_warps, 2 if fits_twice else 1, 128 if bounded else None)
 
 
+def large_plan(phase: str, call: Call) -> Plan:
+    wide = call.head_dim > (64 if call.qkv.dtype != torch.float32 else 32)
+    return Plan(_multiprocessors(call.qkv.device) * 4, num_warps=4, num_stages=1 if wide or phase == "backward" else 2)
+
+
 def _small_forward(call: Call, plan: Plan, qkv: Tensor, out: Tensor) -> None:
     from vtkernels.ops.window_attention.triton_small import window_attention_small_fwd_kernel as kernel
 
@@ -120,6 +129,60 @@ def _small_backward(call: Call, plan: Plan, qkv: Tensor, grad_out: Tensor, d_qkv
             **_constants(call, qkv, grad_out), BLOCK_N=block, STAGES=plan.num_stages, **plan.options,
         )  # fmt: skip
     return _finish(call, d_bias, d_logit_scale, d_values)
+
+
+def _large_forward(call: Call, plan: Plan, qkv: Tensor, out: Tensor, statistics: Tensor) -> None:
+    from vtkernels.ops.window_attention.triton_large import window_attention_large_fwd_kernel as kernel
+
+    block = _large_block(call)
+    with _on(qkv.device):
+        kernel[(_tile_programs(call, block),)](
+            qkv, out, statistics, *_parameters(call, qkv), *_geometry(call, qkv), out.stride(0), *_bias_strides(call), *_scalars(call),
+            **_constants(call, qkv), BLOCK_N=block, STAGES=plan.num_stages, **plan.options,
+        )  # fmt: skip
+
+
+def _large_backward(call: Call, plan: Plan, qkv: Tensor, grad_out: Tensor, out: Tensor, statistics: Tensor, d_qkv: Tensor) -> tuple[Tensor | None, ...]:
+    from vtkernels.ops.window_attention import triton_large as kernels
+
+    block, heads = _large_block(call), call.num_heads
+    tiles, programs = -(-call.tokens // block), _tile_programs(call, block)
+    new = functools.partial(torch.empty, device=qkv.device)
+    delta = new(statistics.shape[1:])
+    d_logit_scale = new(programs // heads, heads) if call.logit_scale is not None else None
+    d_values = new(programs // heads, 2 * call.channels) if _pad_value(call) else None
+    d_bias = None
+    parameters, geometry, grad_strides = _parameters(call, qkv), _geometry(call, qkv), grad_out.stride()[:3]
+    scalars = *_bias_strides(call), *_scalars(call)
+    options = {**_constants(call, qkv, grad_out), "BLOCK_N": block, "STAGES": plan.num_stages, **plan.options}
+    with _on(qkv.device):
+        kernels.window_attention_large_bwd_query_kernel[(programs,)](
+            qkv, grad_out, out, d_qkv, statistics, delta, *parameters, qkv if d_logit_scale is None else d_logit_scale,
+            *geometry, *grad_strides, out.stride(0), d_qkv.stride(0), *scalars, **options,
+        )  # fmt: skip
+        kernels.window_attention_large_bwd_key_kernel[(programs,)](
+            qkv, grad_out, d_qkv, statistics, delta, *parameters, qkv if d_values is None else d_values,
+            *geometry, *grad_strides, d_qkv.stride(0), *scalars, **options,
+        )  # fmt: skip
+        if _bias_kind(call) != "none":
+            items = qkv.shape[0] * call.grid[0] * call.grid[1]
+            share = plan.share(items, heads * tiles**2)
+            lanes = -(-items // share)
+            d_bias = new(lanes, heads, tiles * block, tiles * block)
+            kernels.window_attention_large_bwd_bias_kernel[(lanes * tiles**2 * heads,)](
+                qkv, grad_out, statistics, delta, *parameters, d_bias, *geometry, *grad_strides, *scalars, share, **options
+            )
+    return _finish(call, d_bias, d_logit_scale, d_values)
+
+
+def _large_block(call: Call) -> int:
+    """Edge of a large window's tiles: what leaves the accumulators of a wide head in registers."""
+    half = call.qkv.dtype != torch.float32
+    return 64 if call.head_dim <= (64 if half else 32) else 32
+
+
+def _tile_programs(call: Call, block: int) -> int:
+    return call.qkv.shape[0] * call.grid[0] * call.grid[1] * call.num_heads * -(-call.tokens // block)
 
 
 def _finish(call: Call, d_bias: Tensor | None, d_logit_scale: Tensor | None, d_values: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -160,6 +223,8 @@ def _shared_memory(phase: str, call: Call) -> int:
 def _parameters(call: Call, absent: Tensor) -> tuple[Tensor, ...]:
     """Bias, logit scale and qkv bias, each dense; any tensor stands in for an absent one, which the kernel does not touch."""
     bias = call.bias_table if call.bias_table is not None else call.bias
+    if call.bias_table is not None and call.tokens > LARGEST_TILE:
+        bias = bias.t()
     values = (bias, call.logit_scale, call.qkv_bias)
     return tuple(absent if value is None else value.contiguous() for value in values)
 
@@ -173,7 +238,9 @@ def _geometry(call: Call, qkv: Tensor) -> tuple[int, ...]:
 
 def _bias_strides(call: Call) -> tuple[int, int]:
     """Elements from one entry of a head's bias to the next, and from one head to the next."""
-    return (call.num_heads, 1) if call.bias_table is not None else (1, call.tokens**2)
+    if call.bias_table is None:
+        return 1, call.tokens**2
+    return (call.num_heads, 1) if call.tokens <= LARGEST_TILE else (1, call.bias_table.shape[0])
 
 
 def _scalars(call: Call) -> tuple:

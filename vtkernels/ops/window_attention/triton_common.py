@@ -9,32 +9,32 @@ LOG2E = tl.constexpr(1.4426950408889634)
 # Smallest norm a cosine-attention row is divided by
 EPSILON = tl.constexpr(1e-12)
 
-# Kernels share one list of geometry arguments, in this order:
-# batch, height, width, heads      the map
+# Kernels share one list of geometry arguments and hand it on as one tuple:
+# height, width                    the map
 # grid_h, grid_w                   windows along each axis
 # period_h, period_w               length of the axis the shift is cyclic on: the map's (shift first) or the padded map's
 # roll_h, roll_w                   shift modulo that length
 # shift_h, shift_w                 shift, as the mask sees it
-# stride_b, stride_y, stride_x     of qkv, in elements
 
 
 @triton.jit
-def token_place(token, window_row, window_column, height, width, period_h, period_w, roll_h, roll_w, WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr):
-    """Row and column of a window's token on the map, and whether it is there at all: not padding, not beyond the window."""
+def token_place(token, window, geometry, WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, WIDE: tl.constexpr):
+    """Row and column of a window's token on the map; whether it is there at all, not padding nor beyond the window; its region.
+
+    Tokens of one window see each other unmasked if their regions agree. Only the last windows of an axis hold a seam.
+    """
+    height, width, grid_h, grid_w, period_h, period_w, roll_h, roll_w, shift_h, shift_w = geometry
+    window_row, window_column = window // grid_w, window % grid_w
     row = window_row * WINDOW_H + token // WINDOW_W
     column = window_column * WINDOW_W + token % WINDOW_W
     y = tl.where(row + roll_h >= period_h, row + roll_h - period_h, row + roll_h)
     x = tl.where(column + roll_w >= period_w, column + roll_w - period_w, column + roll_w)
-    real = (row < period_h) & (column < period_w) & (y < height) & (x < width)
-    return y, x, real & (token < WINDOW_H * WINDOW_W)
-
-
-@triton.jit
-def shift_region(token, window_row, window_column, grid_h, grid_w, shift_h, shift_w, WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr):
-    """Tokens of one window see each other unmasked if this agrees: only the last windows hold a seam, at most one a side."""
+    real = (row < period_h) & (column < period_w) & (y < height) & (x < width) & (token < WINDOW_H * WINDOW_W)
     below = (window_row == grid_h - 1) & (token // WINDOW_W >= WINDOW_H - shift_h)
     right = (window_column == grid_w - 1) & (token % WINDOW_W >= WINDOW_W - shift_w)
-    return below.to(tl.int32) + 2 * right.to(tl.int32)
+    if WIDE:
+        y, x = y.to(tl.int64), x.to(tl.int64)
+    return y, x, real, below.to(tl.int32) + 2 * right.to(tl.int32)
 
 
 @triton.jit
@@ -61,6 +61,46 @@ def additive_tile(
 
 
 @triton.jit
+def load_rows(ptr, offsets, real, padding, value, PAD_VALUE: tl.constexpr):
+    """Rows of q, k or v: 0 beyond the window, `value` (or 0) on padded tokens."""
+    rows = tl.load(ptr + offsets, mask=real, other=0.0)
+    if PAD_VALUE:
+        rows = tl.where(padding[:, None], value[None, :], rows)
+    return rows
+
+
+@triton.jit
+def padded_values(qkv_bias_ptr, head, d, channels, HEAD_DIM: tl.constexpr, dtype: tl.constexpr, PAD_VALUE: tl.constexpr):
+    """What a padded token projects to: this head's q, k and v (unused, and never loaded, without PAD_VALUE)."""
+    if PAD_VALUE:
+        ptr = qkv_bias_ptr + head * HEAD_DIM + d
+        mask = d < HEAD_DIM
+        values = tl.load(ptr, mask, 0.0).to(dtype), tl.load(ptr + channels, mask, 0.0).to(dtype), tl.load(ptr + 2 * channels, mask, 0.0).to(dtype)
+    else:
+        values = d, d, d
+    return values
+
+
+@triton.jit
+def inverse_norm(rows):
+    """1 / max(|row|, EPSILON) of each row."""
+    return 1.0 / tl.maximum(tl.sqrt(tl.sum(rows * rows, 1)), EPSILON)
+
+
+@triton.jit
+def product_scores(q, k, tile, scale, COSINE: tl.constexpr, PRECISION: tl.constexpr):
+    """Scores, and the inverse norms of the rows (of use to cosine attention only)."""
+    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    if COSINE:
+        q_inverse, k_inverse = inverse_norm(q.to(tl.float32)), inverse_norm(k.to(tl.float32))
+        scores = scores * (q_inverse * scale)[:, None] * k_inverse[None, :] + tile
+    else:
+        q_inverse, k_inverse = scale, scale
+        scores = scores * scale + tile
+    return scores, q_inverse, k_inverse
+
+
+@triton.jit
 def kept(seed, item, query, key, keep_threshold, TOKENS: tl.constexpr):
     """Which probabilities dropout keeps: the counter is (element, item low, item high, 0), as in the reference."""
     element = (query * TOKENS + key).to(tl.uint32)
@@ -69,12 +109,6 @@ def kept(seed, item, query, key, keep_threshold, TOKENS: tl.constexpr):
     high = zero + (item >> 32).to(tl.uint32)
     word, _, _, _ = tl.philox(seed, element, low, high, zero, 10)
     return word < keep_threshold.to(tl.uint32)
-
-
-@triton.jit
-def inverse_norm(rows):
-    """1 / max(|row|, EPSILON) of each row."""
-    return 1.0 / tl.maximum(tl.sqrt(tl.sum(rows * rows, 1)), EPSILON)
 
 
 @triton.jit

@@ -8,41 +8,16 @@ and padding are loop invariants, and a shifted, padded, biased window costs what
 import triton
 import triton.language as tl
 
-from vtkernels.ops.window_attention.triton_common import LOG2E, additive_tile, inverse_norm, kept, shift_region, through_normalisation, token_place
-
-
-@triton.jit
-def load_rows(ptr, offsets, real, padding, value, PAD_VALUE: tl.constexpr):
-    """Rows of q, k or v: 0 beyond the window, `value` (or 0) on padded tokens."""
-    rows = tl.load(ptr + offsets, mask=real, other=0.0)
-    if PAD_VALUE:
-        rows = tl.where(padding[:, None], value[None, :], rows)
-    return rows
-
-
-@triton.jit
-def padded_values(qkv_bias_ptr, head, d, channels, HEAD_DIM: tl.constexpr, dtype: tl.constexpr, PAD_VALUE: tl.constexpr):
-    """What a padded token projects to: this head's q, k and v (unused, and never loaded, without PAD_VALUE)."""
-    if PAD_VALUE:
-        ptr = qkv_bias_ptr + head * HEAD_DIM + d
-        mask = d < HEAD_DIM
-        values = tl.load(ptr, mask, 0.0).to(dtype), tl.load(ptr + channels, mask, 0.0).to(dtype), tl.load(ptr + 2 * channels, mask, 0.0).to(dtype)
-    else:
-        values = d, d, d
-    return values
-
-
-@triton.jit
-def product_scores(q, k, tile, scale, COSINE: tl.constexpr, PRECISION: tl.constexpr):
-    """Scores, and the inverse norms of the rows (of use to cosine attention only)."""
-    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-    if COSINE:
-        q_inverse, k_inverse = inverse_norm(q.to(tl.float32)), inverse_norm(k.to(tl.float32))
-        scores = scores * (q_inverse * scale)[:, None] * k_inverse[None, :] + tile
-    else:
-        q_inverse, k_inverse = scale, scale
-        scores = scores * scale + tile
-    return scores, q_inverse, k_inverse
+from vtkernels.ops.window_attention.triton_common import (
+    LOG2E,
+    additive_tile,
+    kept,
+    load_rows,
+    padded_values,
+    product_scores,
+    through_normalisation,
+    token_place,
+)
 
 
 @triton.jit
@@ -65,6 +40,7 @@ def window_attention_small_fwd_kernel(
     dtype: tl.constexpr = qkv_ptr.dtype.element_ty
     head = tl.program_id(0) % heads
     windows = grid_h * grid_w
+    geometry = (height, width, grid_h, grid_w, period_h, period_w, roll_h, roll_w, shift_h, shift_w)
     start = tl.program_id(0) // heads * share
     stop = tl.minimum(start + share, windows * batch)
     first_window = start // batch
@@ -80,16 +56,13 @@ def window_attention_small_fwd_kernel(
         # plus a zero the compiler cannot see through: it would compute the bias's addresses once for all windows, and
         # keep them in registers through the loop over images
         token = tl.arange(0, BLOCK_N) + window // windows
-        y, x, real = token_place(token, window // grid_w, window % grid_w, height, width, period_h, period_w, roll_h, roll_w, WINDOW_H, WINDOW_W)
-        region = shift_region(token, window // grid_w, window % grid_w, grid_h, grid_w, shift_h, shift_w, WINDOW_H, WINDOW_W)
+        y, x, real, region = token_place(token, window, geometry, WINDOW_H, WINDOW_W, WIDE)
         padding = (token < TOKENS) & (real == 0)
         attended = (token < TOKENS) & (real | (mask_padding == 0))
         tile = additive_tile(
             bias_ptr + head * bias_head_stride, bias_stride, token[:, None], token[None, :], region[:, None], region[None, :], attended[None, :],
             WINDOW_H, WINDOW_W, BIAS,
         )  # fmt: skip
-        if WIDE:
-            y, x = y.to(tl.int64), x.to(tl.int64)
         in_offsets = (y * stride_y + x * stride_x)[:, None] + d[None, :]
         out_offsets = ((y * width + x) * channels)[:, None] + d[None, :]
         mask = real[:, None] & (d < HEAD_DIM)[None, :]
@@ -130,6 +103,7 @@ def window_attention_small_bwd_kernel(
     dtype: tl.constexpr = qkv_ptr.dtype.element_ty
     head = tl.program_id(0) % heads
     windows = grid_h * grid_w
+    geometry = (height, width, grid_h, grid_w, period_h, period_w, roll_h, roll_w, shift_h, shift_w)
     start = tl.program_id(0) // heads * share
     stop = tl.minimum(start + share, windows * batch)
     first_window = start // batch
@@ -150,16 +124,13 @@ def window_attention_small_bwd_kernel(
         # plus a zero the compiler cannot see through: it would compute the bias's addresses once for all windows, and
         # keep them in registers through the loop over images
         token = tl.arange(0, BLOCK_N) + window // windows
-        y, x, real = token_place(token, window // grid_w, window % grid_w, height, width, period_h, period_w, roll_h, roll_w, WINDOW_H, WINDOW_W)
-        region = shift_region(token, window // grid_w, window % grid_w, grid_h, grid_w, shift_h, shift_w, WINDOW_H, WINDOW_W)
+        y, x, real, region = token_place(token, window, geometry, WINDOW_H, WINDOW_W, WIDE)
         padding = (token < TOKENS) & (real == 0)
         attended = (token < TOKENS) & (real | (mask_padding == 0))
         tile = additive_tile(
             bias_ptr + head * bias_head_stride, bias_stride, token[:, None], token[None, :], region[:, None], region[None, :], attended[None, :],
             WINDOW_H, WINDOW_W, BIAS,
         )  # fmt: skip
-        if WIDE:
-            y, x = y.to(tl.int64), x.to(tl.int64)
         in_offsets = (y * stride_y + x * stride_x)[:, None] + d[None, :]
         grad_offsets = (y * grad_stride_y + x * grad_stride_x)[:, None] + d[None, :]
         d_offsets = ((y * width + x) * (3 * channels))[:, None] + d[None, :]

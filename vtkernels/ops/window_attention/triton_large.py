@@ -1,0 +1,331 @@
+"""Windows of more than 64 tokens: tiles of scores, walked one after another.
+
+The forward walks the keys of a query tile with a running maximum and sum, and saves both for each row: m and 1 / l with
+P = exp(S - m) / l. The backward is three kernels, each of which recomputes P from them:
+- by query tile: dQ, the logit scale's gradient, and delta = rowsum(dO O), which the other two read;
+- by key tile: dK, dV, and the gradient of padded tokens;
+- by pair of tiles: the position bias's gradient, which stays in registers over windows and images.
+
+The position bias is gathered for each tile where it is used. A head's table is laid out densely for that (the launcher
+transposes it), so that neighbouring lanes read neighbouring words of the first-level cache.
+"""
+
+import triton
+import triton.language as tl
+
+from vtkernels.ops.window_attention.triton_common import (
+    additive_tile,
+    inverse_norm,
+    kept,
+    load_rows,
+    padded_values,
+    product_scores,
+    through_normalisation,
+    token_place,
+)
+
+# Below every score a masked row can have, and finite: exp(-inf - LOWEST) is 0 where exp(-inf - -inf) is not a number
+LOWEST = tl.constexpr(-3.4028234e38)
+
+
+@triton.jit
+def program_place(heads, windows, TILES: tl.constexpr):
+    """Head (fastest), tile, window and image of this program."""
+    rest = tl.program_id(0) // heads
+    window = rest // TILES % windows
+    image = (rest // TILES // windows).to(tl.int64)
+    return tl.program_id(0) % heads, rest % TILES, window, image, (image * windows + window) * heads + tl.program_id(0) % heads
+
+
+@triton.jit(do_not_specialize=["seed", "keep_threshold"])
+def window_attention_large_fwd_kernel(
+    qkv_ptr, out_ptr, statistics_ptr, bias_ptr, logit_scale_ptr, qkv_bias_ptr,
+    batch, height, width, heads, grid_h, grid_w, period_h, period_w, roll_h, roll_w, shift_h, shift_w, stride_b, stride_y, stride_x,
+    out_stride_b, bias_stride, bias_head_stride, scale, mask_padding, seed, keep_threshold, keep_factor,
+    WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BIAS: tl.constexpr, COSINE: tl.constexpr, DROPOUT: tl.constexpr, PAD_VALUE: tl.constexpr, WIDE: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
+    TILES: tl.constexpr = (TOKENS + BLOCK_N - 1) // BLOCK_N
+    dtype: tl.constexpr = qkv_ptr.dtype.element_ty
+    windows = grid_h * grid_w
+    geometry = (height, width, grid_h, grid_w, period_h, period_w, roll_h, roll_w, shift_h, shift_w)
+    head, query_tile, window, image, item = program_place(heads, windows, TILES)
+    channels = heads * HEAD_DIM
+    d = tl.arange(0, BLOCK_D)
+    if COSINE:
+        scale *= tl.load(logit_scale_ptr + head).to(tl.float32)
+    value_q, value_k, value_v = padded_values(qkv_bias_ptr, head, d, channels, HEAD_DIM, dtype, PAD_VALUE)
+    bias_ptr += head * bias_head_stride
+    q_ptr = qkv_ptr + image * stride_b + head * HEAD_DIM
+
+    query = query_tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    y, x, real, query_region = token_place(query, window, geometry, WINDOW_H, WINDOW_W, WIDE)
+    mask = real[:, None] & (d < HEAD_DIM)[None, :]
+    q = load_rows(q_ptr, (y * stride_y + x * stride_x)[:, None] + d[None, :], mask, (query < TOKENS) & (real == 0), value_q, PAD_VALUE)
+
+    largest = tl.full([BLOCK_N], LOWEST, tl.float32)
+    total = tl.zeros([BLOCK_N], tl.float32)
+    out = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    for key_tile in tl.range(0, TILES, num_stages=STAGES):
+        key = key_tile * BLOCK_N + tl.arange(0, BLOCK_N)
+        key_y, key_x, key_real, key_region = token_place(key, window, geometry, WINDOW_H, WINDOW_W, WIDE)
+        key_offsets = (key_y * stride_y + key_x * stride_x)[:, None] + d[None, :]
+        key_mask, key_padding = key_real[:, None] & (d < HEAD_DIM)[None, :], (key < TOKENS) & (key_real == 0)
+        k = load_rows(q_ptr + channels, key_offsets, key_mask, key_padding, value_k, PAD_VALUE)
+        v = load_rows(q_ptr + 2 * channels, key_offsets, key_mask, key_padding, value_v, PAD_VALUE)
+        attended = (key < TOKENS) & (key_real | (mask_padding == 0))
+        tile = additive_tile(
+            bias_ptr, bias_stride, query[:, None], key[None, :], query_region[:, None], key_region[None, :], attended[None, :], WINDOW_H, WINDOW_W, BIAS
+        )
+        scores, _, _ = product_scores(q, k, tile, scale, COSINE, PRECISION)
+        larger = tl.maximum(largest, tl.max(scores, 1))
+        p = tl.exp(scores - larger[:, None])
+        correction = tl.exp(largest - larger)
+        total = total * correction + tl.sum(p, 1)
+        if DROPOUT:
+            p = tl.where(kept(seed, item, query[:, None], key[None, :], keep_threshold, TOKENS), p * keep_factor, 0.0)
+        out = tl.dot(p.to(dtype), v, out * correction[:, None], input_precision=PRECISION)
+        largest = larger
+
+    factor = 1.0 / total
+    out_offsets = ((y * width + x) * channels)[:, None] + d[None, :]
+    tl.store(out_ptr + image * out_stride_b + head * HEAD_DIM + out_offsets, (out * factor[:, None]).to(dtype), mask=mask)
+    row_ptr = statistics_ptr + item * TOKENS + query
+    tl.store(row_ptr, largest, mask=query < TOKENS)
+    tl.store(row_ptr + _rows(batch, windows, heads) * TOKENS, factor, mask=query < TOKENS)
+
+
+@triton.jit
+def _rows(batch, windows, heads):
+    """Windows of all images and heads, as a 64-bit number."""
+    return tl.full([], 1, tl.int64) * batch * windows * heads
+
+
+@triton.jit(do_not_specialize=["seed", "keep_threshold"])
+def window_attention_large_bwd_query_kernel(
+    qkv_ptr, grad_ptr, out_ptr, d_qkv_ptr, statistics_ptr, delta_ptr, bias_ptr, logit_scale_ptr, qkv_bias_ptr, d_logit_scale_ptr,
+    batch, height, width, heads, grid_h, grid_w, period_h, period_w, roll_h, roll_w, shift_h, shift_w, stride_b, stride_y, stride_x,
+    grad_stride_b, grad_stride_y, grad_stride_x, out_stride_b, d_stride_b,
+    bias_stride, bias_head_stride, scale, mask_padding, seed, keep_threshold, keep_factor,
+    WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BIAS: tl.constexpr, COSINE: tl.constexpr, DROPOUT: tl.constexpr, PAD_VALUE: tl.constexpr, WIDE: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
+    TILES: tl.constexpr = (TOKENS + BLOCK_N - 1) // BLOCK_N
+    dtype: tl.constexpr = qkv_ptr.dtype.element_ty
+    windows = grid_h * grid_w
+    geometry = (height, width, grid_h, grid_w, period_h, period_w, roll_h, roll_w, shift_h, shift_w)
+    head, query_tile, window, image, item = program_place(heads, windows, TILES)
+    channels = heads * HEAD_DIM
+    d = tl.arange(0, BLOCK_D)
+    plain_scale = scale
+    if COSINE:
+        scale *= tl.load(logit_scale_ptr + head).to(tl.float32)
+    value_q, value_k, value_v = padded_values(qkv_bias_ptr, head, d, channels, HEAD_DIM, dtype, PAD_VALUE)
+    bias_ptr += head * bias_head_stride
+    q_ptr = qkv_ptr + image * stride_b + head * HEAD_DIM
+
+    query = query_tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    y, x, real, query_region = token_place(query, window, geometry, WINDOW_H, WINDOW_W, WIDE)
+    mask = real[:, None] & (d < HEAD_DIM)[None, :]
+    q = load_rows(q_ptr, (y * stride_y + x * stride_x)[:, None] + d[None, :], mask, (query < TOKENS) & (real == 0), value_q, PAD_VALUE)
+    grad_offsets = (y * grad_stride_y + x * grad_stride_x)[:, None] + d[None, :]
+    d_out = tl.load(grad_ptr + image * grad_stride_b + head * HEAD_DIM + grad_offsets, mask=mask, other=0.0)
+    out_offsets = ((y * width + x) * channels)[:, None] + d[None, :]
+    out = tl.load(out_ptr + image * out_stride_b + head * HEAD_DIM + out_offsets, mask=mask, other=0.0)
+    # a padded token's row of dO is zero: its delta, its dS and its dQ are too
+    delta = tl.sum(d_out.to(tl.float32) * out.to(tl.float32), 1)
+    tl.store(delta_ptr + item * TOKENS + query, delta, mask=query < TOKENS)
+    largest = tl.load(statistics_ptr + item * TOKENS + query, mask=query < TOKENS, other=float("inf"))
+    factor = tl.load(statistics_ptr + (_rows(batch, windows, heads) + item) * TOKENS + query, mask=query < TOKENS, other=0.0)
+
+    d_q = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    for key_tile in tl.range(0, TILES, num_stages=STAGES):
+        key = key_tile * BLOCK_N + tl.arange(0, BLOCK_N)
+        key_y, key_x, key_real, key_region = token_place(key, window, geometry, WINDOW_H, WINDOW_W, WIDE)
+        key_offsets = (key_y * stride_y + key_x * stride_x)[:, None] + d[None, :]
+        key_mask, key_padding = key_real[:, None] & (d < HEAD_DIM)[None, :], (key < TOKENS) & (key_real == 0)
+        k = load_rows(q_ptr + channels, key_offsets, key_mask, key_padding, value_k, PAD_VALUE)
+        v = load_rows(q_ptr + 2 * channels, key_offsets, key_mask, key_padding, value_v, PAD_VALUE)
+        attended = (key < TOKENS) & (key_real | (mask_padding == 0))
+        tile = additive_tile(
+            bias_ptr, bias_stride, query[:, None], key[None, :], query_region[:, None], key_region[None, :], attended[None, :], WINDOW_H, WINDOW_W, BIAS
+        )
+        scores, _, k_inverse = product_scores(q, k, tile, scale, COSINE, PRECISION)
+        p = tl.exp(scores - largest[:, None]) * factor[:, None]
+        d_p = tl.dot(d_out, tl.trans(v), input_precision=PRECISION)
+        if DROPOUT:
+            d_p = tl.where(kept(seed, item, query[:, None], key[None, :], keep_threshold, TOKENS), d_p * keep_factor, 0.0)
+        d_s = (p * (d_p - delta[:, None])).to(dtype)
+        if COSINE:
+            k = (k.to(tl.float32) * k_inverse[:, None]).to(dtype)
+        d_q = tl.dot(d_s, k, d_q, input_precision=PRECISION)
+
+    if COSINE:
+        q_inverse = inverse_norm(q.to(tl.float32))
+        unit_q = q.to(tl.float32) * q_inverse[:, None]
+        # the sum over keys of dS_ij cos_ij is the product of the unit row and its gradient
+        tl.store(d_logit_scale_ptr + tl.program_id(0), tl.sum(tl.sum(unit_q * d_q, 1), 0) * plain_scale)
+        d_q = through_normalisation(d_q * scale, unit_q, q_inverse)
+    else:
+        d_q *= scale
+    d_offsets = ((y * width + x) * (3 * channels))[:, None] + d[None, :]
+    tl.store(d_qkv_ptr + image * d_stride_b + head * HEAD_DIM + d_offsets, d_q.to(dtype), mask=mask)
+
+
+@triton.jit(do_not_specialize=["seed", "keep_threshold"])
+def window_attention_large_bwd_key_kernel(
+    qkv_ptr, grad_ptr, d_qkv_ptr, statistics_ptr, delta_ptr, bias_ptr, logit_scale_ptr, qkv_bias_ptr, d_qkv_bias_ptr,
+    batch, height, width, heads, grid_h, grid_w, period_h, period_w, roll_h, roll_w, shift_h, shift_w, stride_b, stride_y, stride_x,
+    grad_stride_b, grad_stride_y, grad_stride_x, d_stride_b,
+    bias_stride, bias_head_stride, scale, mask_padding, seed, keep_threshold, keep_factor,
+    WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BIAS: tl.constexpr, COSINE: tl.constexpr, DROPOUT: tl.constexpr, PAD_VALUE: tl.constexpr, WIDE: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Rows are keys: the transposed scores K Q^T feed the products for dK and dV as they are."""
+    TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
+    TILES: tl.constexpr = (TOKENS + BLOCK_N - 1) // BLOCK_N
+    dtype: tl.constexpr = qkv_ptr.dtype.element_ty
+    windows = grid_h * grid_w
+    geometry = (height, width, grid_h, grid_w, period_h, period_w, roll_h, roll_w, shift_h, shift_w)
+    head, key_tile, window, image, item = program_place(heads, windows, TILES)
+    channels = heads * HEAD_DIM
+    d = tl.arange(0, BLOCK_D)
+    if COSINE:
+        scale *= tl.load(logit_scale_ptr + head).to(tl.float32)
+    value_q, value_k, value_v = padded_values(qkv_bias_ptr, head, d, channels, HEAD_DIM, dtype, PAD_VALUE)
+    bias_ptr += head * bias_head_stride
+    q_ptr = qkv_ptr + image * stride_b + head * HEAD_DIM
+    statistics_ptr += item * TOKENS
+    factor_ptr = statistics_ptr + _rows(batch, windows, heads) * TOKENS
+    delta_ptr += item * TOKENS
+
+    key = key_tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    y, x, real, key_region = token_place(key, window, geometry, WINDOW_H, WINDOW_W, WIDE)
+    padding = (key < TOKENS) & (real == 0)
+    attended = (key < TOKENS) & (real | (mask_padding == 0))
+    mask = real[:, None] & (d < HEAD_DIM)[None, :]
+    offsets = (y * stride_y + x * stride_x)[:, None] + d[None, :]
+    k = load_rows(q_ptr + channels, offsets, mask, padding, value_k, PAD_VALUE)
+    v = load_rows(q_ptr + 2 * channels, offsets, mask, padding, value_v, PAD_VALUE)
+
+    d_k = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    d_v = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    for query_tile in tl.range(0, TILES, num_stages=STAGES):
+        query = query_tile * BLOCK_N + tl.arange(0, BLOCK_N)
+        query_y, query_x, query_real, query_region = token_place(query, window, geometry, WINDOW_H, WINDOW_W, WIDE)
+        query_mask = query_real[:, None] & (d < HEAD_DIM)[None, :]
+        query_offsets = (query_y * stride_y + query_x * stride_x)[:, None] + d[None, :]
+        q = load_rows(q_ptr, query_offsets, query_mask, (query < TOKENS) & (query_real == 0), value_q, PAD_VALUE)
+        grad_offsets = (query_y * grad_stride_y + query_x * grad_stride_x)[:, None] + d[None, :]
+        d_out = tl.load(grad_ptr + image * grad_stride_b + head * HEAD_DIM + grad_offsets, mask=query_mask, other=0.0)
+        # an infinite maximum makes the probabilities of rows beyond the window 0
+        largest = tl.load(statistics_ptr + query, mask=query < TOKENS, other=float("inf"))
+        factor = tl.load(factor_ptr + query, mask=query < TOKENS, other=0.0)
+        delta = tl.load(delta_ptr + query, mask=query < TOKENS, other=0.0)
+        tile = additive_tile(
+            bias_ptr, bias_stride, query[None, :], key[:, None], query_region[None, :], key_region[:, None], attended[:, None], WINDOW_H, WINDOW_W, BIAS
+        )
+        scores, _, q_inverse = product_scores(k, q, tile, scale, COSINE, PRECISION)
+        p = tl.exp(scores - largest[None, :]) * factor[None, :]
+        d_p = tl.dot(v, tl.trans(d_out), input_precision=PRECISION)
+        if DROPOUT:
+            keep = kept(seed, item, query[None, :], key[:, None], keep_threshold, TOKENS)
+            d_p = tl.where(keep, d_p * keep_factor, 0.0)
+            d_s = p * (d_p - delta[None, :])
+            p = tl.where(keep, p * keep_factor, 0.0)
+        else:
+            d_s = p * (d_p - delta[None, :])
+        d_v = tl.dot(p.to(dtype), d_out, d_v, input_precision=PRECISION)
+        if COSINE:
+            q = (q.to(tl.float32) * q_inverse[:, None]).to(dtype)
+        d_k = tl.dot(d_s.to(dtype), q, d_k, input_precision=PRECISION)
+
+    d_k *= scale
+    if COSINE:
+        k_inverse = inverse_norm(k.to(tl.float32))
+        d_k = through_normalisation(d_k, k.to(tl.float32) * k_inverse[:, None], k_inverse)
+    d_ptr = d_qkv_ptr + image * d_stride_b + head * HEAD_DIM + ((y * width + x) * (3 * channels))[:, None] + d[None, :]
+    tl.store(d_ptr + channels, d_k.to(dtype), mask=mask)
+    tl.store(d_ptr + 2 * channels, d_v.to(dtype), mask=mask)
+    if PAD_VALUE:
+        part_ptr = d_qkv_bias_ptr + (tl.program_id(0) // heads).to(tl.int64) * (2 * channels) + head * HEAD_DIM + d
+        tl.store(part_ptr, tl.sum(tl.where(padding[:, None], d_k, 0.0), 0), mask=d < HEAD_DIM)
+        tl.store(part_ptr + channels, tl.sum(tl.where(padding[:, None], d_v, 0.0), 0), mask=d < HEAD_DIM)
+
+
+@triton.jit(do_not_specialize=["seed", "keep_threshold"])
+def window_attention_large_bwd_bias_kernel(
+    qkv_ptr, grad_ptr, statistics_ptr, delta_ptr, bias_ptr, logit_scale_ptr, qkv_bias_ptr, d_bias_ptr,
+    batch, height, width, heads, grid_h, grid_w, period_h, period_w, roll_h, roll_w, shift_h, shift_w, stride_b, stride_y, stride_x,
+    grad_stride_b, grad_stride_y, grad_stride_x,
+    bias_stride, bias_head_stride, scale, mask_padding, seed, keep_threshold, keep_factor, share,
+    WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BIAS: tl.constexpr, COSINE: tl.constexpr, DROPOUT: tl.constexpr, PAD_VALUE: tl.constexpr, WIDE: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Program = (share of the (window, image) list, pair of tiles, head), head fastest; see the kernels for small windows."""
+    TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
+    TILES: tl.constexpr = (TOKENS + BLOCK_N - 1) // BLOCK_N
+    dtype: tl.constexpr = qkv_ptr.dtype.element_ty
+    windows = grid_h * grid_w
+    geometry = (height, width, grid_h, grid_w, period_h, period_w, roll_h, roll_w, shift_h, shift_w)
+    head = tl.program_id(0) % heads
+    rest = tl.program_id(0) // heads
+    query_tile, key_tile, lane = rest // TILES % TILES, rest % TILES, rest // (TILES * TILES)
+    start = lane * share
+    stop = tl.minimum(start + share, windows * batch)
+    first_window = start // batch
+    channels = heads * HEAD_DIM
+    d = tl.arange(0, BLOCK_D)
+    if COSINE:
+        scale *= tl.load(logit_scale_ptr + head).to(tl.float32)
+    value_q, value_k, value_v = padded_values(qkv_bias_ptr, head, d, channels, HEAD_DIM, dtype, PAD_VALUE)
+    bias_ptr += head * bias_head_stride
+
+    d_bias = tl.zeros([BLOCK_N, BLOCK_N], tl.float32)
+    for window_index in tl.range(0, (stop - 1) // batch - first_window + 1, num_stages=1):
+        window = first_window + window_index
+        # plus a zero the compiler cannot see through: it keeps the bias's addresses out of the loop over images
+        row = tl.arange(0, BLOCK_N) + window // windows
+        query, key = query_tile * BLOCK_N + row, key_tile * BLOCK_N + row
+        y, x, real, query_region = token_place(query, window, geometry, WINDOW_H, WINDOW_W, WIDE)
+        key_y, key_x, key_real, key_region = token_place(key, window, geometry, WINDOW_H, WINDOW_W, WIDE)
+        padding, key_padding = (query < TOKENS) & (real == 0), (key < TOKENS) & (key_real == 0)
+        attended = (key < TOKENS) & (key_real | (mask_padding == 0))
+        tile = additive_tile(
+            bias_ptr, bias_stride, query[:, None], key[None, :], query_region[:, None], key_region[None, :], attended[None, :], WINDOW_H, WINDOW_W, BIAS
+        )
+        mask, key_mask = real[:, None] & (d < HEAD_DIM)[None, :], key_real[:, None] & (d < HEAD_DIM)[None, :]
+        offsets = (y * stride_y + x * stride_x)[:, None] + d[None, :]
+        key_offsets = (key_y * stride_y + key_x * stride_x)[:, None] + d[None, :]
+        grad_offsets = (y * grad_stride_y + x * grad_stride_x)[:, None] + d[None, :]
+
+        first_image = tl.maximum(start - window * batch, 0)
+        images = tl.minimum(stop - window * batch, batch) - first_image
+        for step in tl.range(0, images, num_stages=STAGES):
+            image = (first_image + step).to(tl.int64)
+            q_ptr = qkv_ptr + image * stride_b + head * HEAD_DIM
+            q = load_rows(q_ptr, offsets, mask, padding, value_q, PAD_VALUE)
+            k = load_rows(q_ptr + channels, key_offsets, key_mask, key_padding, value_k, PAD_VALUE)
+            v = load_rows(q_ptr + 2 * channels, key_offsets, key_mask, key_padding, value_v, PAD_VALUE)
+            d_out = tl.load(grad_ptr + image * grad_stride_b + head * HEAD_DIM + grad_offsets, mask=mask, other=0.0)
+            item = (image * windows + window) * heads + head
+            largest = tl.load(statistics_ptr + item * TOKENS + query, mask=query < TOKENS, other=float("inf"))
+            factor = tl.load(statistics_ptr + (_rows(batch, windows, heads) + item) * TOKENS + query, mask=query < TOKENS, other=0.0)
+            delta = tl.load(delta_ptr + item * TOKENS + query, mask=query < TOKENS, other=0.0)
+            scores, _, _ = product_scores(q, k, tile, scale, COSINE, PRECISION)
+            d_p = tl.dot(d_out, tl.trans(v), input_precision=PRECISION)
+            if DROPOUT:
+                d_p = tl.where(kept(seed, item, query[:, None], key[None, :], keep_threshold, TOKENS), d_p * keep_factor, 0.0)
+            d_bias += tl.exp(scores - largest[:, None]) * factor[:, None] * (d_p - delta[:, None])
+
+    row = tl.arange(0, BLOCK_N)
+    padded: tl.constexpr = TILES * BLOCK_N
+    part_ptr = d_bias_ptr + (lane * heads + head).to(tl.int64) * (padded * padded)
+    query, key = query_tile * BLOCK_N + row, key_tile * BLOCK_N + row
+    tl.store(part_ptr + query[:, None] * padded + key[None, :], d_bias)

@@ -1,16 +1,18 @@
 """How an op is judged: its cases, the tolerance rule, poisoned memory. Shared by the tests, `vtkernels check` and the benchmarks.
 
 Truth is the reference in float64; the yardstick is the reference in the dtype under test. A kernel may err by what the
-yardstick errs, times a factor, and not by more.
+yardstick errs, times a factor, and not by more. What the yardstick errs is the largest over several draws of the case: a
+gradient of two numbers, each a sum that cancels, comes out all but exact by luck every now and then, and luck is no rule.
 """
 
 import contextlib
+import functools
 import importlib
 import inspect
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from vtkernels._core.op import OPS
 # A kernel sums in another order than the yardstick; a gradient is a longer chain of such sums.
 FORWARD_FACTOR = 2.0
 GRADIENT_FACTOR = 3.0
+YARDSTICK_DRAWS = 4
 
 Inputs = dict[str, Any]
 Outcome = dict[str, Tensor]
@@ -39,8 +42,8 @@ class Case:
     # small and ordinary: what tracing, export and other slow machinery is tested with
     representative: bool = False
 
-    def inputs(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Inputs:
-        return self.make(dtype, device, generator_for(self.name))
+    def inputs(self, dtype: torch.dtype, device: torch.device | str = "cpu", draw: int = 0) -> Inputs:
+        return self.make(dtype, device, generator_for(f"{self.name} {draw}" if draw else self.name))
 
 
 @dataclass(frozen=True)
@@ -139,29 +142,54 @@ class Verdict:
         )
 
 
+class Standard(NamedTuple):
+    """What a case is held to: the exact outcome, and by how much each of its tensors may be missed."""
+
+    truth: Outcome
+    yardstick_errors: dict[str, float]
+    budgets: dict[str, float]
+
+
+@functools.lru_cache(maxsize=256)
+def standard(op: str, case: Case, dtype: torch.dtype, device: torch.device | str = "cpu") -> Standard:
+    errors: dict[str, float] = {}
+    for draw in reversed(range(YARDSTICK_DRAWS)):
+        inputs = case.inputs(dtype, device, draw)
+        yardstick = run_case(op, inputs, "reference")
+        truth = run_case(op, in_dtype(inputs, torch.float64), "reference")
+        for name, exact in truth.items():
+            if not exact.isfinite().all() or not yardstick[name].isfinite().all():
+                raise ValueError(f"{op}, case {case.name}: the reference's {name} is not finite in {dtype}: it cannot judge; choose other inputs")
+            errors[name] = max(errors.get(name, 0.0), _largest(yardstick[name].double() - exact))
+    # the last draw is the first: the one kernels are run on
+    return Standard(truth, errors, {name: _budget(name, errors[name], exact, dtype) for name, exact in truth.items()})
+
+
+def _budget(quantity: str, yardstick_error: float, truth: Tensor, dtype: torch.dtype) -> float:
+    factor = GRADIENT_FACTOR if quantity.startswith("gradient") else FORWARD_FACTOR
+    return factor * (yardstick_error + torch.finfo(dtype).eps * _largest(truth))
+
+
 def judge(op: str, backend: str, case: Case, dtype: torch.dtype, device: torch.device | str = "cpu") -> list[Verdict]:
     """Run a case and hold its output and every gradient to the tolerance rule."""
-    inputs = case.inputs(dtype, device)
-    actual = run_case(op, inputs, backend)
-    yardstick = run_case(op, inputs, "reference")
-    truth = run_case(op, in_dtype(inputs, torch.float64), "reference")
-    return [judge_tensor(op, backend, case.name, name, dtype, actual[name], yardstick[name], truth[name]) for name in truth]
+    return judge_outcome(op, backend, case, dtype, run_case(op, case.inputs(dtype, device), backend), device)
 
 
-def judge_tensor(op: str, backend: str, case: str, quantity: str, dtype: torch.dtype, actual: Tensor, yardstick: Tensor, truth: Tensor) -> Verdict:
-    if not truth.isfinite().all() or not yardstick.isfinite().all():
-        raise ValueError(f"{op}, case {case}: the reference's {quantity} is not finite in {dtype}: it cannot judge; choose other inputs")
-    difference = (actual.double() - truth).abs()
-    # a NaN must be found, and named
-    difference = difference.nan_to_num(nan=torch.inf)
-    flat = int(difference.argmax()) if difference.numel() else 0
-    error = float(difference.max()) if difference.numel() else 0.0
-    yardstick_error = float((yardstick.double() - truth).abs().max()) if truth.numel() else 0.0
-    largest = float(truth.abs().max()) if truth.numel() else 0.0
-    factor = GRADIENT_FACTOR if quantity.startswith("gradient") else FORWARD_FACTOR
-    budget = factor * (yardstick_error + torch.finfo(dtype).eps * largest)
-    worst = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), truth.shape)) if truth.numel() else ()
-    return Verdict(op, backend, case, quantity, dtype, error, yardstick_error, budget, worst)
+def judge_outcome(op: str, backend: str, case: Case, dtype: torch.dtype, outcome: Outcome, device: torch.device | str = "cpu") -> list[Verdict]:
+    """Hold what `run_case` found, however it was found, to the tolerance rule."""
+    truth, yardstick_errors, budgets = standard(op, case, dtype, device)
+    verdicts = []
+    for name, exact in truth.items():
+        # a NaN must be found, and named
+        difference = (outcome[name].double() - exact).abs().nan_to_num(nan=torch.inf)
+        worst = torch.unravel_index(difference.argmax().cpu(), exact.shape) if exact.numel() else ()
+        index = tuple(int(i) for i in worst)
+        verdicts.append(Verdict(op, backend, case.name, name, dtype, _largest(difference), yardstick_errors[name], budgets[name], index))
+    return verdicts
+
+
+def _largest(x: Tensor) -> float:
+    return float(x.abs().max()) if x.numel() else 0.0
 
 
 @contextlib.contextmanager

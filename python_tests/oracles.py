@@ -41,7 +41,7 @@ def eager_swin(qkv: Tensor, bias_table: Tensor, *, num_heads: int, window_size: 
     scores = (q * head_dim**-0.5) @ k.transpose(-2, -1)
     scores = scores + bias_table[position_index(window_size).flatten()].view(tokens, tokens, num_heads).permute(2, 0, 1).to(scores.dtype)
     if shift_size:
-        mask = shift_mask(height, width, window_size, shift_size).to(scores.dtype)
+        mask = shift_mask(height, width, window_size, shift_size).to(scores)
         scores = (scores.view(batch, -1, num_heads, tokens, tokens) + mask[None, :, None]).view(-1, num_heads, tokens, tokens)
     out = (scores.softmax(-1) @ v).transpose(1, 2)
     out = out.reshape(batch, height // window_size, width // window_size, window_size, window_size, channels3 // 3)

@@ -1,5 +1,6 @@
 """What window attention may lose and may take: errors beside the eager path's, memory, every instruction set."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,8 +63,6 @@ def test_error_is_at_most_one_and_a_half_times_the_eager_paths(backend, dtype, g
 
 def run_python(program: str, **environment: str) -> str:
     """Run a program in a process of its own; its standard output."""
-    import os
-
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True, timeout=300
     )
@@ -72,8 +71,8 @@ def run_python(program: str, **environment: str) -> str:
 
 
 MEASURE_MEMORY = """
-import re, sys, torch, vtkernels as vt
-backend, size, window, heads, batch, dtype = sys.argv[1] if len(sys.argv) > 1 else {backend!r}, {size}, {window}, {heads}, {batch}, {dtype}
+import re, torch, vtkernels as vt
+backend, size, window, heads, batch, dtype = {backend!r}, {size}, {window}, {heads}, {batch}, {dtype}
 
 def resident(key):
     return 1024 * int(re.search(key + r":\\s+(\\d+) kB", open("/proc/self/status").read()).group(1))

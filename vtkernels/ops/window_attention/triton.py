@@ -94,8 +94,9 @@ def small_plan(phase: str, call: Call) -> Plan:
 
 
 def large_plan(phase: str, call: Call) -> Plan:
-    wide = call.head_dim > (64 if call.qkv.dtype != torch.float32 else 32)
-    return Plan(_multiprocessors(call.qkv.device) * 4, num_warps=4, num_stages=1 if wide or phase == "backward" else 2)
+    # No pipelining: it would send the gathered position bias, word by word, through shared memory
+    bounded = phase == "forward" and call.qkv.dtype != torch.float32 and call.head_dim <= 32 and torch.version.hip is None
+    return Plan(_multiprocessors(call.qkv.device) * 2, num_warps=4, num_stages=1, maxnreg=168 if bounded else None)
 
 
 def _small_forward(call: Call, plan: Plan, qkv: Tensor, out: Tensor) -> None:

@@ -31,7 +31,10 @@ def _partition(x: Tensor, window: int) -> Tensor:
 
 
 def eager_swin(qkv: Tensor, bias_table: Tensor, *, num_heads: int, window_size: int, shift_size: int = 0) -> Tensor:
-    """The published eager path: roll, partition, bias gather, mask tensor, softmax, merge, roll; a square window that divides the map."""
+    """The published eager path: roll, partition, bias gather, mask tensor, softmax, merge, roll; a square window that divides the map.
+
+    A float32 table beside half precision makes the scores and the softmax float32, as it does under autocast.
+    """
     batch, height, width, channels3 = qkv.shape
     head_dim, tokens = channels3 // 3 // num_heads, window_size**2
     if shift_size:
@@ -39,11 +42,11 @@ def eager_swin(qkv: Tensor, bias_table: Tensor, *, num_heads: int, window_size: 
     windows = _partition(qkv, window_size)
     q, k, v = windows.view(-1, tokens, 3, num_heads, head_dim).permute(2, 0, 3, 1, 4)
     scores = (q * head_dim**-0.5) @ k.transpose(-2, -1)
-    scores = scores + bias_table[position_index(window_size).flatten()].view(tokens, tokens, num_heads).permute(2, 0, 1).to(scores.dtype)
+    scores = scores + bias_table[position_index(window_size).flatten()].view(tokens, tokens, num_heads).permute(2, 0, 1)
     if shift_size:
         mask = shift_mask(height, width, window_size, shift_size).to(scores)
         scores = (scores.view(batch, -1, num_heads, tokens, tokens) + mask[None, :, None]).view(-1, num_heads, tokens, tokens)
-    out = (scores.softmax(-1) @ v).transpose(1, 2)
+    out = (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2)
     out = out.reshape(batch, height // window_size, width // window_size, window_size, window_size, channels3 // 3)
     out = out.permute(0, 1, 3, 2, 4, 5).reshape(batch, height, width, channels3 // 3)
     return out.roll((shift_size, shift_size), (1, 2)) if shift_size else out

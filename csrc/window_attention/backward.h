@@ -12,8 +12,10 @@ struct Backward {
   const Shape<M>& shape;
   Operands<M, T> operands;
   Word *v_columns, *v_last, *grad, *k_depth, *q_depth, *grad_depth;
-  Word *p, *ds, *ds_rows;  // operands of the products over tokens; ds_rows: of the current rows, where ds is paired the other way
-  float *e, *g, *grad_lone, *shift, *inverse, *d_q, *d_k;
+  // P and dS as operands of the products over tokens; ds_rows: dS of the current rows, where `ds` is paired the other way
+  Word *p, *ds, *ds_rows;
+  float *e, *g;  // exponentials and dP of the current rows
+  float *grad_lone, *shift, *inverse, *d_q, *d_k;
 
   Backward(const WindowAttention& call, const Shape<M>& shape, Carver& carver) : call(call), shape(shape), operands(carver, shape, call.logit_scale != nullptr) {
     const size_t rows = (size_t)shape.a_rows() * shape.a_words, columns = (size_t)round_up(shape.steps(), W) * shape.columns;
@@ -29,8 +31,8 @@ struct Backward {
     p = carver.take<Word>(scores);
     ds = carver.take<Word>(scores);
     ds_rows = carver.take<Word>(pairs ? (size_t)8 * shape.ld : 0);
-    e = carver.take<float>((size_t)9 * shape.ld);
-    g = carver.take<float>((size_t)9 * shape.ld);
+    e = pairs ? carver.take<float>((size_t)8 * shape.ld) : (float*)p;
+    g = pairs ? carver.take<float>((size_t)8 * shape.ld) : (float*)ds;
     grad_lone = carver.take<float>(shape.a_rows());
     shift = carver.take<float>(shape.a_rows());
     inverse = carver.take<float>(shape.a_rows());
@@ -52,7 +54,12 @@ struct Backward {
     for (int row = 0, count; row < n; row += count) {
       count = rows_of_tile(n - row);
       prefetch.step(count);
+      if constexpr (M::kPair == 1) {
+        e = p + (int64_t)row * shape.ld;
+        g = ds + (int64_t)row * shape.ld;
+      }
       exponentials<M, false>(scores, row, count, e, nullptr, shift + row, inverse + row);
+      if constexpr (M::kPair == 1) normalise_gradient(row, count);
       grad_tiles(row, count, dropout);
       score_gradients(row, count, dropout, d_bias ? d_bias + (int64_t)row * shape.columns : nullptr, d_bias_lone ? d_bias_lone + row : nullptr);
       const Word* operand = M::kPair > 1 ? ds_rows : ds + (int64_t)row * shape.ld;
@@ -100,7 +107,16 @@ struct Backward {
     }
   }
 
-  // g = dP (dropped where P was), and shift[row] = sum over a row of P * dP
+  // With floats, exponentials serve as P, and dO carries the 1 / sum of its row instead: what follows is then
+  // P dO, dP / sum and dS without another pass over P. Pairs of bf16 round less if P is normalised before rounding.
+  inline __attribute__((always_inline)) void normalise_gradient(int row, int count) {
+    for (int r = row; r < row + count; ++r) {
+      for (int c = 0; c < shape.a_words; c += W) store((float*)grad + (int64_t)r * shape.a_words + c, load((float*)grad + (int64_t)r * shape.a_words + c) * set1(inverse[r]));
+      grad_lone[r] *= inverse[r];
+    }
+  }
+
+  // g = dP (dropped where P was), and shift[row] = sum over a row of P * dP (divided by the row's sum, with floats)
   inline __attribute__((always_inline)) void grad_tiles(int row, int count, const Dropout& dropout) {
     alignas(64) V sums[8];
     alignas(64) float total[8];
@@ -114,60 +130,69 @@ struct Backward {
       for (int r = 0; r < count; ++r) g[r * shape.ld + shape.columns] = grad_lone[row + r];
     if (__builtin_expect(dropout.on, 0)) {
       for (int r = 0; r < count; ++r) {
-        float sum_of_row = 0.0f;
+        total[r] = 0.0f;
         for (int j = 0; j < shape.tokens; ++j) {
           float& value = g[r * shape.ld + j];
           value *= dropout.factor((uint32_t)((row + r) * shape.tokens + j));
-          sum_of_row += value * e[r * shape.ld + j];
+          total[r] += value * e[r * shape.ld + j];
         }
-        shift[row + r] = sum_of_row * inverse[row + r];
       }
-      return;
+    } else {
+      sum_rows(sums, total);
+      if (shape.tiling.lone)
+        for (int r = 0; r < count; ++r) total[r] += g[r * shape.ld + shape.columns] * e[r * shape.ld + shape.columns];
     }
-    sum_rows(sums, total);
+    for (int r = 0; r < 8; ++r) shift[row + r] = total[r] * inverse[row + r];
+  }
+
+  // dS = P (dP - sum of P dP), stored as operand and added to the bias gradient; with pairs, P too
+  inline __attribute__((always_inline)) void score_gradients(int row, int count, const Dropout& dropout, float* d_bias, float* d_bias_lone) {
+    if constexpr (M::kPair == 1)
+      float_score_gradients(row, count, d_bias, d_bias_lone);
+    else
+      paired_score_gradients(row, count, d_bias, d_bias_lone);
+    if (__builtin_expect(dropout.on, 0)) drop_probabilities(row, count, dropout);
+  }
+
+  inline __attribute__((always_inline)) void float_score_gradients(int row, int count, float* d_bias, float* d_bias_lone) {
     for (int r = 0; r < count; ++r) {
-      if (shape.tiling.lone) total[r] += g[r * shape.ld + shape.columns] * e[r * shape.ld + shape.columns];
-      shift[row + r] = total[r] * inverse[row + r];
+      const V subtract = set1(shift[row + r]);
+      const float* e_row = e + r * shape.ld;
+      float *g_row = g + r * shape.ld, *sum = d_bias ? d_bias + (int64_t)r * shape.columns : nullptr;
+      for (int c = 0; c < shape.columns; c += W) {
+        const V gradient = load(e_row + c) * (load(g_row + c) - subtract);
+        store(g_row + c, gradient);
+        if (sum) store(sum + c, load(sum + c) + gradient);
+      }
+      if (!shape.tiling.lone) continue;
+      g_row[shape.columns] = e_row[shape.columns] * (g_row[shape.columns] - shift[row + r]);
+      if (sum) d_bias_lone[r] += g_row[shape.columns];
     }
   }
 
-  // dS = P (dP - sum of P dP), stored with P as operands and added to the bias gradient
-  inline __attribute__((always_inline)) void score_gradients(int row, int count, const Dropout& dropout, float* d_bias, float* d_bias_lone) {
-    const int lone = shape.tiling.lone ? shape.columns : -1;
-    for (int r = 0; r < count; r += M::kPair) {
-      const bool second = M::kPair > 1 && r + 1 < count;
+  inline __attribute__((always_inline)) void paired_score_gradients(int row, int count, float* d_bias, float* d_bias_lone) {
+    for (int r = 0; r < count; r += 2) {
+      const bool second = r + 1 < count;
+      Word *p_row = p + (int64_t)(row + r) / 2 * shape.ld, *ds_row = ds + (int64_t)(row + r) / 2 * shape.ld;
       for (int c = 0; c < shape.columns; c += W) {
-        const Pair first = gradient_at(row, r, c, d_bias);
-        if constexpr (M::kPair > 1) {
-          const Pair next = second ? gradient_at(row, r + 1, c, d_bias) : Pair{zero(), zero()};
-          M::store_pairs(p + (int64_t)(row + r) / 2 * shape.ld + c, first.p, next.p);
-          M::store_pairs(ds + (int64_t)(row + r) / 2 * shape.ld + c, first.ds, next.ds);
-          M::store_values(ds_rows + (r * shape.ld + c) / 2, first.ds);
-          if (second) M::store_values(ds_rows + ((r + 1) * shape.ld + c) / 2, next.ds);
-        } else {
-          store(p + (int64_t)(row + r) * shape.ld + c, first.p);
-          store(ds + (int64_t)(row + r) * shape.ld + c, first.ds);
-        }
+        const Pair first = gradient_at(row, r, c, d_bias), next = second ? gradient_at(row, r + 1, c, d_bias) : Pair{zero(), zero()};
+        M::store_pairs(p_row + c, first.p, next.p);
+        M::store_pairs(ds_row + c, first.ds, next.ds);
+        M::store_values(ds_rows + (r * shape.ld + c) / 2, first.ds);
+        M::store_values(ds_rows + ((r + 1) * shape.ld + c) / 2, next.ds);
       }
-      if (lone < 0) continue;
+      if (!shape.tiling.lone) continue;
+      const int lone = shape.columns;
       float pair[2][2] = {};
       for (int i = 0; i <= second; ++i) {
-        const float probability = e[(r + i) * shape.ld + lone] * inverse[row + r + i];
-        const float gradient = probability * (g[(r + i) * shape.ld + lone] - shift[row + r + i]);
-        if (d_bias) d_bias_lone[r + i] += gradient;
-        pair[0][i] = probability;
-        pair[1][i] = gradient;
+        pair[0][i] = e[(r + i) * shape.ld + lone] * inverse[row + r + i];
+        pair[1][i] = pair[0][i] * (g[(r + i) * shape.ld + lone] - shift[row + r + i]);
+        if (d_bias) d_bias_lone[r + i] += pair[1][i];
+        M::store_values(ds_rows + ((r + i) * shape.ld + lone) / 2, load_row(&pair[1][i], 1));
       }
-      if constexpr (M::kPair > 1) {
-        M::store_values(p + (int64_t)(row + r) / 2 * shape.ld + lone, load_row(pair[0], 2));
-        M::store_values(ds + (int64_t)(row + r) / 2 * shape.ld + lone, load_row(pair[1], 2));
-        for (int i = 0; i <= second; ++i) M::store_values(ds_rows + ((r + i) * shape.ld + lone) / 2, load_row(&pair[1][i], 1));
-      } else {
-        p[(int64_t)(row + r) * shape.ld + lone] = pair[0][0];
-        ds[(int64_t)(row + r) * shape.ld + lone] = pair[1][0];
-      }
+      M::store_values(p_row + lone, load_row(pair[0], 2));
+      M::store_values(ds_row + lone, load_row(pair[1], 2));
     }
-    if (__builtin_expect(dropout.on, 0)) drop_probabilities(row, count, dropout);
   }
 
   struct Pair {
@@ -186,7 +211,7 @@ struct Backward {
   inline __attribute__((always_inline)) void drop_probabilities(int row, int count, const Dropout& dropout) {
     if constexpr (M::kPair == 1)
       for (int r = 0; r < count; ++r)
-        for (int j = 0; j < shape.tokens; ++j) p[(int64_t)(row + r) * shape.ld + j] *= dropout.factor((uint32_t)((row + r) * shape.tokens + j));
+        for (int j = 0; j < shape.tokens; ++j) e[r * shape.ld + j] *= dropout.factor((uint32_t)((row + r) * shape.tokens + j));
   }
 
   // Cosine attention: from gradients of scale * q/|q| and k/|k| to those of q and k; returns the gradient of the scale,

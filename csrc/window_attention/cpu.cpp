@@ -6,9 +6,9 @@
 namespace vtk::VTK_ISA {
 namespace {
 
-// Up to this many tokens all heads of a window are done together (their slices of a token's row lie side by side in
-// memory); above, one head goes through all windows first (its bias and bias gradient alone fill the cache).
-constexpr int kTokensForAllHeads = 144;
+// Heads that go through a window together: their slices of a token's row lie side by side in memory, but what they read
+// of this window and the next, and their biases, must stay in the second-level cache.
+constexpr int64_t kBytesTogether = 160 << 10;
 // Results beyond the caches are written past them: reading a line only to overwrite it costs a third of the traffic.
 constexpr int64_t kStreamFromBytes = 24 << 20;
 
@@ -19,8 +19,8 @@ struct Plan {
   int64_t items;  // windows of all images
   int heads_together, groups, ranges;
 
-  Plan(const WindowAttention& call, int64_t windows, int threads) : items(call.batch * windows) {
-    heads_together = call.window_h * call.window_w <= kTokensForAllHeads ? call.heads : 1;
+  Plan(const WindowAttention& call, int64_t windows, int threads, int64_t bytes_per_head) : items(call.batch * windows), heads_together(call.heads) {
+    while (heads_together > 1 && (call.heads % heads_together || heads_together * bytes_per_head > kBytesTogether)) --heads_together;
     groups = call.heads / heads_together;
     const int64_t wanted = threads / greatest_common_divisor(groups, threads);
     ranges = (int)(wanted < items ? wanted : items);
@@ -57,8 +57,10 @@ struct Task {
   // visit(head within the group, window, its index, prefetch) for each window and head of the task
   template <bool GRAD, class Visit>
   inline __attribute__((always_inline)) void walk(const Axis& y_axis, const Axis& x_axis, Window windows[2], int tokens, Visit visit) const {
-    const int64_t channels = (int64_t)call.heads * call.head_dim;
-    const T *qkv = (const T*)call.qkv + (plan.heads_together == 1 ? (int64_t)first_head * call.head_dim : 0), *grad = (const T*)call.grad_out;
+    const int64_t channels = (int64_t)call.heads * call.head_dim, first = (int64_t)first_head * call.head_dim, together = (int64_t)plan.heads_together * call.head_dim;
+    // a row of all heads is one slice
+    const int slices = plan.groups == 1 ? 1 : 3;
+    const int64_t slice_elements = plan.groups == 1 ? 3 * channels : together;
     struct {
       Prefetcher<T> qkv, grad;
       inline __attribute__((always_inline)) void step(int units) {
@@ -72,10 +74,8 @@ struct Task {
       Window& next = windows[(index - begin + 1) % 2];
       if (index + 1 < end) {
         locate(call, y_axis, x_axis, index + 1, next);
-        if (plan.heads_together > 1) {
-          prefetch.qkv.start(qkv, next.qkv, tokens, 3 * channels, call.heads);
-          if (GRAD) prefetch.grad.start(grad, next.grad, tokens, channels, call.heads);
-        }
+        prefetch.qkv.start((const T*)call.qkv + first, next.qkv, tokens, slices, channels, slice_elements, plan.heads_together);
+        if (GRAD) prefetch.grad.start((const T*)call.grad_out + first, next.grad, tokens, 1, channels, together, plan.heads_together);
       }
       for (int head = 0; head < plan.heads_together; ++head) visit(head, window, index, prefetch);
     }
@@ -112,7 +112,7 @@ template <class M, class T>
 void forward(const WindowAttention& call, const Parallel& parallel) {
   const Shape<M> shape(call);
   const int64_t windows = ((call.height + call.window_h - 1) / call.window_h) * ((call.width + call.window_w - 1) / call.window_w);
-  const Plan plan(call, windows, parallel.threads);
+  const Plan plan(call, windows, parallel.threads, (int64_t)shape.tokens * call.head_dim * 3 * sizeof(T));
   const int64_t channels = (int64_t)call.heads * call.head_dim;
   const bool stream = stream_results<T>(call, call.out, 4);
   auto run = [&](int64_t index) {
@@ -121,11 +121,12 @@ void forward(const WindowAttention& call, const Parallel& parallel) {
       const Axis y_axis = make_axis(carver, call.height, call.window_h, call.shift_h, call.shift_first), x_axis = make_axis(carver, call.width, call.window_w, call.shift_w, call.shift_first);
       Window two_windows[2] = {make_window(carver, shape.tokens), make_window(carver, shape.tokens)};
       const T* padding = padding_row<T>(carver, call);
-      const int64_t bias_size = (int64_t)shape.tokens * (shape.columns + 1);
-      float* bias = carver.take<float>(bias_size * plan.heads_together + W);
+      const int64_t lone_at = (int64_t)shape.tokens * shape.columns + W, bias_size = lone_at + shape.a_rows();
+      float* bias = carver.take<float>(bias_size * plan.heads_together);
+      const FlippedTable table(call, carver);
       Forward<M, T> one(call, shape, carver);
       if (!carver.memory) return;
-      for (int h = 0; h < plan.heads_together; ++h) expand_bias(call, shape, task.first_head + h, bias + bias_size * h, bias + bias_size * h + (int64_t)shape.tokens * shape.columns);
+      for (int h = 0; h < plan.heads_together; ++h) expand_bias(call, shape, task.first_head + h, table, bias + bias_size * h, bias + bias_size * h + lone_at);
       task.template walk<false>(y_axis, x_axis, two_windows, shape.tokens, [&](int h, const Window& window, int64_t w, auto& prefetch) __attribute__((always_inline)) {
         const int head = task.first_head + h;
         const int64_t slice = (int64_t)head * call.head_dim, item = w * call.heads + head;
@@ -134,7 +135,7 @@ void forward(const WindowAttention& call, const Parallel& parallel) {
         const Destination<T> out{(T*)call.out + slice, window.pixel, channels, shape.dim, stream, nullptr, nullptr, 0};
         float* statistics = call.statistics ? call.statistics + item * shape.tokens : nullptr;
         const float* head_bias = bias + bias_size * h;
-        one.run(head, window, rows, head_bias, head_bias + (int64_t)shape.tokens * shape.columns, (uint64_t)item, out, statistics, plan.items * call.heads * shape.tokens, prefetch);
+        one.run(head, window, rows, head_bias, head_bias + lone_at, (uint64_t)item, out, statistics, plan.items * call.heads * shape.tokens, prefetch);
       });
     });
   };
@@ -154,15 +155,16 @@ void backward_tasks(const WindowAttention& call, const Parallel& parallel, const
       Window two_windows[2] = {make_window(carver, shape.tokens), make_window(carver, shape.tokens)};
       const T* padding = padding_row<T>(carver, call);
       T* no_gradient = carver.take<T>(shape.dim + W);
-      const int64_t lone_at = (int64_t)shape.tokens * shape.columns, bias_size = lone_at + shape.tokens;
-      float* bias = carver.take<float>(bias_size * plan.heads_together + W);
+      const int64_t lone_at = (int64_t)shape.tokens * shape.columns + W, bias_size = lone_at + shape.a_rows();
+      float* bias = carver.take<float>(bias_size * plan.heads_together);
+      const FlippedTable table(call, carver);
       float* d_bias = carver.take<float>(sums.bias ? bias_size * plan.heads_together : 0);
       Backward<M, T> one(call, shape, carver);
       if (!carver.memory) return;
       memset(no_gradient, 0, (shape.dim + W) * sizeof(T));
       if (sums.bias) memset(d_bias, 0, bias_size * plan.heads_together * sizeof(float));
       memset(mine, 0, plan.heads_together * sums.total * sizeof(float));
-      for (int h = 0; h < plan.heads_together; ++h) expand_bias(call, shape, task.first_head + h, bias + bias_size * h, bias + bias_size * h + lone_at);
+      for (int h = 0; h < plan.heads_together; ++h) expand_bias(call, shape, task.first_head + h, table, bias + bias_size * h, bias + bias_size * h + lone_at);
       task.template walk<true>(y_axis, x_axis, two_windows, shape.tokens, [&](int h, const Window& window, int64_t w, auto& prefetch) __attribute__((always_inline)) {
         const int head = task.first_head + h;
         const int64_t slice = (int64_t)head * call.head_dim;
@@ -180,7 +182,7 @@ void backward_tasks(const WindowAttention& call, const Parallel& parallel, const
         one.run(head, window, rows, grad, head_bias, head_bias + lone_at, (uint64_t)(w * call.heads + head), to, head_d_bias, head_d_bias ? head_d_bias + lone_at : nullptr, own, prefetch);
       });
       if (sums.bias)
-        for (int h = 0; h < plan.heads_together; ++h) reduce_bias(call, shape, d_bias + bias_size * h, d_bias + bias_size * h + lone_at, mine + h * sums.total);
+        for (int h = 0; h < plan.heads_together; ++h) reduce_bias(call, shape, table, d_bias + bias_size * h, d_bias + bias_size * h + lone_at, mine + h * sums.total);
     });
   };
   parallel.for_each(plan.tasks(), run);
@@ -209,7 +211,7 @@ void collect(const WindowAttention& call, const Plan& plan, const PartialSums& s
 template <class M, class T>
 void backward(const WindowAttention& call, const Parallel& parallel) {
   const int64_t windows = ((call.height + call.window_h - 1) / call.window_h) * ((call.width + call.window_w - 1) / call.window_w);
-  const Plan plan(call, windows, parallel.threads);
+  const Plan plan(call, windows, parallel.threads, (int64_t)call.window_h * call.window_w * call.head_dim * 4 * sizeof(T));
   const PartialSums sums(call, call.window_h * call.window_w);
   float* partial = new float[(size_t)(plan.tasks() * plan.heads_together * sums.total)];
   backward_tasks<M, T>(call, parallel, plan, sums, partial);

@@ -49,10 +49,10 @@ VTK_INLINE Axis make_axis(Carver& carver, int64_t size, int window, int shift, b
 
 VTK_INLINE Window make_window(Carver& carver, int tokens) {
   // vectors of codes and penalties are read past the last token
-  Window window{carver.take<int64_t>(tokens), carver.take<int64_t>(tokens), carver.take<int64_t>(tokens), carver.take<int32_t>(tokens + 2 * W), carver.take<float>(tokens + 2 * W)};
+  Window window{carver.take<int64_t>(tokens), carver.take<int64_t>(tokens), carver.take<int64_t>(tokens), carver.take<int32_t>(tokens + 16), carver.take<float>(tokens + 16)};
   if (carver.memory) {
-    memset(window.code, 0, (tokens + 2 * W) * sizeof(int32_t));
-    memset(window.penalty, 0, (tokens + 2 * W) * sizeof(float));
+    memset(window.code, 0, (tokens + 16) * sizeof(int32_t));
+    memset(window.penalty, 0, (tokens + 16) * sizeof(float));
   }
   return window;
 }
@@ -86,25 +86,34 @@ VTK_INLINE void locate(const WindowAttention& call, const Axis& y_axis, const Ax
 }
 
 // Walks the token rows of the window to come in the order of their addresses, a little between any two tiles of the
-// window being computed: the heads' slices of a row come from memory together, long before the first is needed.
+// window being computed: all heads' slices of a row come from memory together, long before the first is needed.
 template <class T>
 struct Prefetcher {
   const T* base = nullptr;
   const int64_t* offset = nullptr;
-  int tokens = 0, parts = 1, lines = 0, token = 0, part = 0;
+  int tokens = 0, token = 0;
+  int slices = 0, slice = 0;  // of a row: q, k and v of the heads at hand
+  int64_t slice_stride = 0;
+  int lines = 0, line = 0;  // of a slice
+  int lines_per_row = 0;    // to be issued with each row of scores
 
-  VTK_INLINE int lines_of(int64_t row_elements, int parts) { return (int)((row_elements * sizeof(T) + 64 * parts - 1) / (64 * parts)); }
-
-  inline __attribute__((always_inline)) void start(const T* base_, const int64_t* offset_, int tokens_, int64_t row_elements, int parts_) {
-    *this = {base_, offset_, tokens_, parts_, lines_of(row_elements, parts_), 0, 0};
+  inline __attribute__((always_inline)) void start(const T* base_, const int64_t* offset_, int tokens_, int slices_, int64_t slice_stride_, int64_t slice_elements, int heads) {
+    const int lines_ = (int)((slice_elements * sizeof(T) + 63) / 64);
+    *this = {base_, offset_, tokens_, 0, slices_, 0, slice_stride_, lines_, 0, (slices_ * lines_ + heads - 1) / heads};
   }
-  inline __attribute__((always_inline)) void step(int units) {
-    for (; units > 0 && token < tokens; --units) {
+  inline __attribute__((always_inline)) void step(int rows) {
+    for (int left = rows * lines_per_row; left > 0 && token < tokens;) {
+      const int count = left < lines - line ? left : lines - line;
       if (offset[token] >= 0) {
-        const char* line = reinterpret_cast<const char*>(base + offset[token]) + (int64_t)part * lines * 64;
-        for (int l = 0; l < lines; ++l) __builtin_prefetch(line + 64 * l, 0, 2);
+        const char* at = reinterpret_cast<const char*>(base + offset[token] + slice * slice_stride) + 64 * line;
+        for (int l = 0; l < count; ++l) __builtin_prefetch(at + 64 * l, 0, 2);
       }
-      if (++part == parts) part = 0, ++token;
+      left -= count;
+      line += count;
+      if (line == lines) {
+        line = 0;
+        if (++slice == slices) slice = 0, ++token;
+      }
     }
   }
 };

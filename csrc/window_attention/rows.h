@@ -18,51 +18,82 @@ struct Shape {
 
   explicit Shape(const WindowAttention& call)
       : tokens(call.window_h * call.window_w), dim(call.head_dim), tiling(tokens), columns(tiling.vectors * W),
-        // an odd number of cache lines: columns of the matrix then spread over all sets of the cache
-        ld(((columns + (tiling.lone ? W : 0) + 15) / 16 | 1) * 16), a_words(round_up((dim + M::kPair - 1) / M::kPair, W)), b_words(round_up(dim, W)) {}
+        ld(spread(round_up(columns + (tiling.lone ? W : 0), 16))), a_words(round_up((dim + M::kPair - 1) / M::kPair, W)), b_words(round_up(dim, W)) {}
+  // rows a multiple of 512 bytes apart would put a column of the matrix into an eighth of the cache
+  static int spread(int ld) { return ld % 128 == 0 ? ld + 16 : ld; }
   int steps() const { return dim / M::kPair; }          // of a product over the head dimension
   int token_steps() const { return (tokens + M::kPair - 1) / M::kPair; }  // of a product over tokens
   int a_rows() const { return round_up(tokens, 8) + 8; }  // room for reading whole groups of rows
 };
 
+// The table of one head, read as the product tiles need it: bias of query (yi, xi) and key (yj, xj) is at
+// flipped[(yi - yj + Wh - 1) * span + (Ww - 1 - xi) + xj], so that the keys of a window's row lie side by side.
+struct FlippedTable {
+  int span, rows;
+  float* entries;
+
+  FlippedTable(const WindowAttention& call, Carver& carver) : span(2 * call.window_w - 1), rows(2 * call.window_h - 1), entries(carver.take<float>((size_t)rows * span + W)) {}
+  int64_t at(const WindowAttention& call, int yi, int xi, int yj) const { return (int64_t)(yi - yj + call.window_h - 1) * span + call.window_w - 1 - xi; }
+};
+
 // The position bias of one head, as the score tiles read it: rows padded to whole vectors with a score that vanishes.
+// `rows` is followed by room for a vector.
 template <class M>
-VTK_INLINE void expand_bias(const WindowAttention& call, const Shape<M>& shape, int head, float* rows, float* lone) {
+VTK_INLINE void expand_bias(const WindowAttention& call, const Shape<M>& shape, int head, const FlippedTable& table, float* rows, float* lone) {
   constexpr float kVanish = -1e30f;
-  const int n = shape.tokens, span = 2 * call.window_w - 1;
-  for (int i = 0; i < n; ++i) {
-    float* row = rows + (int64_t)i * shape.columns;
-    const int yi = i / call.window_w, xi = i % call.window_w;
-    auto put_at = [&](int j, float value) __attribute__((always_inline)) {
-      if (j < shape.columns) row[j] = value;
-      else lone[i] = value;
-    };
-    if (call.bias_table) {
-      for (int yj = 0, j = 0; yj < call.window_h; ++yj) {
-        const float* entry = call.bias_table + (int64_t)((yi - yj + call.window_h - 1) * span + xi + call.window_w - 1) * call.heads + head;
-        for (int xj = 0; xj < call.window_w; ++xj, ++j, entry -= call.heads) put_at(j, *entry);
-      }
-    } else {
+  const int n = shape.tokens;
+  if (call.bias_table)
+    for (int y = 0; y < table.rows; ++y)
+      for (int x = 0; x < table.span; ++x) table.entries[y * table.span + table.span - 1 - x] = call.bias_table[((int64_t)y * table.span + x) * call.heads + head];
+  for (int yi = 0, i = 0; yi < call.window_h; ++yi)
+    for (int xi = 0; xi < call.window_w; ++xi, ++i) {
+      float* row = rows + (int64_t)i * shape.columns;
       const float* dense = call.bias ? call.bias + ((int64_t)head * n + i) * n : nullptr;
-      for (int j = 0; j < n; ++j) put_at(j, dense ? dense[j] : 0.0f);
+      if (call.bias_table) {
+        for (int yj = 0; yj < call.window_h; ++yj) {
+          const float* segment = table.entries + table.at(call, yi, xi, yj);
+          // whole vectors: what is too much is overwritten by the next segment, or the next row
+          for (int x = 0; x < call.window_w; x += W) store(row + yj * call.window_w + x, load(segment + x));
+        }
+        if (shape.tiling.lone) lone[i] = table.entries[table.at(call, yi, xi, call.window_h - 1) + call.window_w - 1];
+      } else {
+        for (int j = 0; j < n && j < shape.columns; ++j) row[j] = dense ? dense[j] : 0.0f;
+        if (shape.tiling.lone) lone[i] = dense ? dense[n - 1] : 0.0f;
+      }
+      for (int j = n; j < shape.columns; ++j) row[j] = kVanish;
     }
-    for (int j = n; j < shape.columns; ++j) row[j] = kVanish;
-  }
 }
 
 // The inverse: add the gradient in that form to the table's entries, or to a dense [tokens][tokens] matrix.
 template <class M>
-VTK_INLINE void reduce_bias(const WindowAttention& call, const Shape<M>& shape, const float* rows, const float* lone, float* to) {
-  const int n = shape.tokens, span = 2 * call.window_w - 1;
-  for (int i = 0; i < n; ++i) {
-    const float* row = rows + (int64_t)i * shape.columns;
-    const int yi = i / call.window_w, xi = i % call.window_w;
-    for (int yj = 0, j = 0; yj < call.window_h; ++yj) {
-      float* entry = call.bias_table ? to + (yi - yj + call.window_h - 1) * span + xi + call.window_w - 1 : to + (int64_t)i * n + j;
-      const int step = call.bias_table ? -1 : 1;
-      for (int xj = 0; xj < call.window_w; ++xj, ++j) entry[step * xj] += j < shape.columns ? row[j] : lone[i];
+VTK_INLINE void reduce_bias(const WindowAttention& call, const Shape<M>& shape, const FlippedTable& table, const float* rows, const float* lone, float* to) {
+  const int n = shape.tokens;
+  if (!call.bias_table) {
+    for (int i = 0; i < n; ++i) {
+      for (int j = 0; j < n && j < shape.columns; ++j) to[(int64_t)i * n + j] += rows[(int64_t)i * shape.columns + j];
+      if (shape.tiling.lone) to[(int64_t)i * n + n - 1] += lone[i];
     }
+    return;
   }
+  memset(table.entries, 0, (size_t)table.rows * table.span * sizeof(float));
+  for (int dy = 1 - call.window_h; dy < call.window_h; ++dy)
+    for (int xi = 0; xi < call.window_w; ++xi) {
+      float* entries = table.entries + table.at(call, dy, xi, 0);
+      const int first = dy > 0 ? dy : 0, last = dy < 0 ? call.window_h + dy : call.window_h;
+      for (int x = 0; x < call.window_w; x += W) {
+        const int count = x + W <= call.window_w ? W : call.window_w - x;
+        V sum = zero();
+        for (int yi = first; yi < last; ++yi) {
+          const int key = (yi - dy) * call.window_w + x, within = key + count <= shape.columns ? count : shape.columns - key;
+          sum += load_row(rows + (int64_t)(yi * call.window_w + xi) * shape.columns + key, within);
+        }
+        store_row(entries + x, load_row(entries + x, count) + sum, count);
+      }
+      // the lone column is the window's last key: no row below has it
+      if (shape.tiling.lone && dy <= 0) entries[call.window_w - 1] += lone[(call.window_h - 1 + dy) * call.window_w + xi];
+    }
+  for (int y = 0; y < table.rows; ++y)
+    for (int x = 0; x < table.span; ++x) to[y * table.span + x] += table.entries[y * table.span + table.span - 1 - x];
 }
 
 // Divide rows of floats by their norms; what was divided by goes to norm[row].
@@ -121,12 +152,12 @@ struct ScoreRows {
     if (!window.masked) return {nullptr, nullptr, nullptr};
     return {window.code + column, window.penalty + column, window.code + row};
   }
-  // score of the lone column for one row
-  float lone(int row) const {
+  // scores of the lone column for 8 rows; those past the last token are finite and not used
+  inline __attribute__((always_inline)) void lone(int row, float* out) const {
     const int last = shape.tokens - 1;
-    float s = product_lone[row] * scale + bias_lone[row];
-    if (window.masked) s += (window.code[row] == window.code[last] ? 0.0f : kMask) + window.penalty[last];
-    return s;
+    for (int r = 0; r < 8; ++r) out[r] = product_lone[row + r] * scale + bias_lone[row + r];
+    if (__builtin_expect(window.masked, 0))
+      for (int r = 0; r < 8; ++r) out[r] += (window.code[row + r] == window.code[last] ? 0.0f : kMask) + window.penalty[last];
   }
 };
 
@@ -149,25 +180,26 @@ VTK_INLINE void score_tiles(const ScoreRows<M>& in, int row, int rows, float* ou
 template <class M, bool PACKED>
 VTK_INLINE void exponentials(const ScoreRows<M>& in, int row, int rows, float* e, typename M::Word* packed, float* shift, float* inverse) {
   const Shape<M>& shape = in.shape;
-  const int lone_at = shape.columns;
   alignas(64) V sums[8];
-  alignas(64) float total[8], lone[16];
-  VTK_UNROLL for (int r = 0; r < 8; ++r) sums[r] = zero();
+  alignas(64) float total[16], lone[16] = {};
+  // arithmetic on 8 rows at once; the sum of a row past `rows` is 1
+  VTK_UNROLL for (int r = 0; r < 8; ++r) sums[r] = r < rows ? zero() : set1(1.0f / W);
+  for (int r = 8; r < 16; ++r) total[r] = 1.0f;
   score_tiles<M, PACKED ? Scores::kExpPacked : Scores::kExp>(in, row, rows, e, packed, sums);
   sum_rows(sums, total);
   if (shape.tiling.lone) {
-    for (int r = 0; r < 16; ++r) lone[r] = r < rows ? in.lone(row + r) : 0.0f;
-    for (int r = 0; r < 8; r += W) store(lone + r, exp(load(lone + r)));
-    for (int r = 0; r < rows; ++r) total[r] += lone[r];
+    in.lone(row, lone);
+    VTK_UNROLL for (int r = 0; r < 8; r += W) store(lone + r, exp(load(lone + r)));
+    for (int r = 0; r < 8; ++r) total[r] += r < rows ? lone[r] : 0.0f;
   }
   bool safe = true;
-  for (int r = 0; r < rows; ++r) safe &= total[r] > kSmallestSum && total[r] < kLargestSum;
-  for (int r = 0; r < rows; ++r) shift[r] = 0.0f;
+  VTK_UNROLL for (int r = 0; r < 8; r += W) safe &= all_between(load(total + r), kSmallestSum, kLargestSum);
+  for (int r = 0; r < 8; ++r) shift[r] = 0.0f;
   if (__builtin_expect(!safe, 0)) {
     score_tiles<M, Scores::kRaw>(in, row, rows, e, packed, sums);
+    if (shape.tiling.lone) in.lone(row, lone);
     for (int r = 0; r < rows; ++r) {
       float* scores = e + r * shape.ld;
-      if (shape.tiling.lone) lone[r] = in.lone(row + r);
       V top = set1(shape.tiling.lone ? lone[r] : -__builtin_inff());
       for (int c = 0; c < shape.columns; c += W) top = larger(top, load(scores + c));
       shift[r] = largest(top);
@@ -182,13 +214,13 @@ VTK_INLINE void exponentials(const ScoreRows<M>& in, int row, int rows, float* e
       total[r] = sum(sum_of_row) + (shape.tiling.lone ? lone[r] : 0.0f);
     }
   }
-  for (int r = 0; r < rows; ++r) inverse[r] = 1.0f / total[r];
+  for (int r = 0; r < 8; ++r) inverse[r] = 1.0f / total[r];
   if (shape.tiling.lone)
     for (int r = 0; r < rows; ++r) {
       if constexpr (PACKED)
-        M::store_values(packed + (r * shape.ld + lone_at) / M::kPair, load_row(lone + r, 1));
+        M::store_values(packed + (r * shape.ld + shape.columns) / M::kPair, load_row(lone + r, 1));
       else
-        e[r * shape.ld + lone_at] = lone[r];
+        e[r * shape.ld + shape.columns] = lone[r];
     }
 }
 

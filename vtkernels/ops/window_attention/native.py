@@ -37,7 +37,8 @@ def backward(call: Call, grad_out: Tensor, out: Tensor | None, statistics: Tenso
 
 
 def _dense_last(x: Tensor) -> Tensor:
-    return x if x.stride(3) == 1 else x.contiguous()
+    # clone, not contiguous(): that leaves an empty tensor's strides as they are
+    return x if x.stride(3) == 1 else x.clone(memory_format=torch.contiguous_format)
 
 
 def _parameters(call: Call) -> tuple[Tensor | None, ...]:

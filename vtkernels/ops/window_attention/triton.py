@@ -89,7 +89,8 @@ def small_plan(phase: str, call: Call) -> Plan:
     resident = (4 if phase == "forward" and half else 2) * 4 // num_warps
     # The gather of the position bias would take every register there is; the loop that follows it does not need them
     bounded = phase == "forward" and half and call.head_dim <= 32 and torch.version.hip is None
-    fits_twice = call.head_dim <= (64 if half else 32)
+    # Two stages hold up to 80 KiB, which Turing does not have
+    fits_twice = call.head_dim <= (64 if half else 32) and _shared_memory_limit(call.qkv.device) > 80 * 1024
     return Plan(_multiprocessors(call.qkv.device) * max(1, resident), num_warps, 2 if fits_twice else 1, 128 if bounded else None)
 
 
@@ -314,7 +315,8 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 @functools.cache
 def _shared_memory_limit(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    """Bytes that one block may have; the interpreter and builds for other devices are not held to any."""
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin if device.type == "cuda" else 1 << 30
 
 
 @functools.cache

@@ -33,10 +33,10 @@ inline float* mutable_floats(const MaybeTensor& tensor) { return tensor ? static
 // torch's own threads, one task at a time
 inline Parallel torch_parallel() {
   return {static_cast<int>(torch::stable::get_num_threads()), [](int64_t tasks, void (*body)(void*, int64_t), void* context) {
-            torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-              for (int64_t task = begin; task < end; ++task) body(context, task);
-            });
-          }};
+    torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t task = begin; task < end; ++task) body(context, task);
+    });
+  }};
 }
 
 }  // namespace vtk

@@ -8,7 +8,8 @@ namespace {
 
 bool usable(Isa isa) {
 #if defined(__x86_64__)
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const bool avx512 =
+      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   switch (isa) {
 #if defined(VTK_HAS_AVX512_BF16)
     case Isa::kAvx512Bf16: return avx512 && __builtin_cpu_supports("avx512bf16");

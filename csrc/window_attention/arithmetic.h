@@ -90,14 +90,16 @@ struct BFloat16Pairs {
     for (int i = 0; i < n; i += 2) {
       const BFloat16 *first = rows[i], *second = i + 1 < n ? rows[i + 1] : nullptr;
       for (int c = 0; c < ld; c += 32)
-        interleave(load_values(first + c, d - c), second ? load_values(second + c, d - c) : _mm512_setzero_si512(), dst + (int64_t)(i / 2) * ld + c, c + 16 < ld);
+        interleave(load_values(first + c, d - c), second ? load_values(second + c, d - c) : _mm512_setzero_si512(), dst + (int64_t)(i / 2) * ld + c,
+                   c + 16 < ld);
     }
   }
   // W values, two to a word
   VTK_INLINE void store_values(Word* p, V v) { _mm256_storeu_si256((__m256i*)p, round_bf16(v)); }
   // words (a[e], b[e])
   VTK_INLINE void store_pairs(Word* p, V a, V b) {
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i order =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     _mm512_storeu_si512(p, _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(b, a)));
   }
 };

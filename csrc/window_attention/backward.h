@@ -17,7 +17,8 @@ struct Backward {
   float *e, *g;  // exponentials and dP of the current rows
   float *grad_lone, *shift, *inverse, *d_q, *d_k;
 
-  Backward(const WindowAttention& call, const Shape<M>& shape, Carver& carver) : call(call), shape(shape), operands(carver, shape, call.logit_scale != nullptr) {
+  Backward(const WindowAttention& call, const Shape<M>& shape, Carver& carver)
+      : call(call), shape(shape), operands(carver, shape, call.logit_scale != nullptr) {
     const size_t rows = (size_t)shape.a_rows() * shape.a_words, columns = (size_t)round_up(shape.steps(), W) * shape.columns;
     const size_t depth = (size_t)shape.token_steps() * shape.b_words, scores = (size_t)(shape.token_steps() + 1) * shape.ld;
     const bool pairs = M::kPair > 1, cosine = call.logit_scale != nullptr;
@@ -42,8 +43,9 @@ struct Backward {
 
   // d_bias: [tokens][columns] and its lone column, added to, or null
   template <class Prefetch>
-  inline __attribute__((always_inline)) void run(int head, const Window& window, const Rows<T> (&rows)[3], const Rows<T>& grad_rows, const float* bias, const float* bias_lone,
-                                                 uint64_t item, const Destination<T> (&to)[3], float* d_bias, float* d_bias_lone, float* d_logit_scale, Prefetch& prefetch) {
+  inline __attribute__((always_inline)) void run(int head, const Window& window, const Rows<T> (&rows)[3], const Rows<T>& grad_rows, const float* bias,
+                                                 const float* bias_lone, uint64_t item, const Destination<T> (&to)[3], float* d_bias, float* d_bias_lone,
+                                                 float* d_logit_scale, Prefetch& prefetch) {
     const bool cosine = call.logit_scale != nullptr;
     const int n = shape.tokens;
     const float scale = cosine ? call.scale * call.logit_scale[head] : call.scale;
@@ -63,7 +65,9 @@ struct Backward {
       grad_tiles(row, count, dropout);
       score_gradients(row, count, dropout, d_bias ? d_bias + (int64_t)row * shape.columns : nullptr, d_bias_lone ? d_bias_lone + row : nullptr);
       const Word* operand = M::kPair > 1 ? ds_rows : ds + (int64_t)row * shape.ld;
-      product<M, T>({operand, cosine ? operands.k_rows : k_depth, shape.ld / M::kPair, 1, shape.b_words, shape.token_steps(), row, 0, nullptr, cosine ? 1.0f : scale}, count, to_q);
+      product<M, T>(
+          {operand, cosine ? operands.k_rows : k_depth, shape.ld / M::kPair, 1, shape.b_words, shape.token_steps(), row, 0, nullptr, cosine ? 1.0f : scale},
+          count, to_q);
     }
     const Word* grad_operand = M::kPair > 1 ? grad_depth : grad;
     const Word* q_operand = M::kPair > 1 ? q_depth : operands.q;
@@ -111,7 +115,8 @@ struct Backward {
   // P dO, dP / sum and dS without another pass over P. Pairs of bf16 round less if P is normalised before rounding.
   inline __attribute__((always_inline)) void normalise_gradient(int row, int count) {
     for (int r = row; r < row + count; ++r) {
-      for (int c = 0; c < shape.a_words; c += W) store((float*)grad + (int64_t)r * shape.a_words + c, load((float*)grad + (int64_t)r * shape.a_words + c) * set1(inverse[r]));
+      for (int c = 0; c < shape.a_words; c += W)
+        store((float*)grad + (int64_t)r * shape.a_words + c, load((float*)grad + (int64_t)r * shape.a_words + c) * set1(inverse[r]));
       grad_lone[r] *= inverse[r];
     }
   }
@@ -123,7 +128,8 @@ struct Backward {
     VTK_UNROLL for (int r = 0; r < 8; ++r) sums[r] = zero();
     for (int v = 0, width; v < shape.tiling.vectors; v += width) {
       width = balanced(shape.tiling.vectors - v, shape.tiling.tile_vectors);
-      const GradTile<M> tile{grad + (int64_t)row * shape.a_words, v_columns + v * W, shape.a_words, shape.columns, shape.steps(), e + v * W, g + v * W, shape.ld, sums};
+      const GradTile<M> tile{
+          grad + (int64_t)row * shape.a_words, v_columns + v * W, shape.a_words, shape.columns, shape.steps(), e + v * W, g + v * W, shape.ld, sums};
       with_tile(count, width, [&](auto r, auto nv) __attribute__((always_inline)) { grad_tile<M, decltype(r)::value, decltype(nv)::value>(tile); });
     }
     if (shape.tiling.lone)
@@ -225,7 +231,8 @@ struct Backward {
     return d_scale;
   }
   // (d - unit (unit . d)) * scale / norm; no part is taken away where the norm was too small to divide by
-  inline __attribute__((always_inline)) float project(int row, const float* units, const float* norm, const float* gradients, float scale, const Destination<T>& to) {
+  inline __attribute__((always_inline)) float project(int row, const float* units, const float* norm, const float* gradients, float scale,
+                                                      const Destination<T>& to) {
     const float *unit = units + (int64_t)row * shape.a_words, *d = gradients + (int64_t)row * shape.b_words;
     V products = zero();
     for (int c = 0; c < shape.b_words; c += W) products = fma(load(unit + c), load(d + c), products);

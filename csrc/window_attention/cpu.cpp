@@ -57,7 +57,8 @@ struct Task {
   // visit(head within the group, window, its index, prefetch) for each window and head of the task
   template <bool GRAD, class Visit>
   inline __attribute__((always_inline)) void walk(const Axis& y_axis, const Axis& x_axis, Window windows[2], int tokens, Visit visit) const {
-    const int64_t channels = (int64_t)call.heads * call.head_dim, first = (int64_t)first_head * call.head_dim, together = (int64_t)plan.heads_together * call.head_dim;
+    const int64_t channels = (int64_t)call.heads * call.head_dim, first = (int64_t)first_head * call.head_dim,
+                  together = (int64_t)plan.heads_together * call.head_dim;
     // a row of all heads is one slice
     const int slices = plan.groups == 1 ? 1 : 3;
     const int64_t slice_elements = plan.groups == 1 ? 3 * channels : together;
@@ -118,7 +119,8 @@ void forward(const WindowAttention& call, const Parallel& parallel) {
   auto run = [&](int64_t index) {
     const Task<T> task(call, plan, index);
     with_scratch([&](Carver& carver) __attribute__((always_inline)) {
-      const Axis y_axis = make_axis(carver, call.height, call.window_h, call.shift_h, call.shift_first), x_axis = make_axis(carver, call.width, call.window_w, call.shift_w, call.shift_first);
+      const Axis y_axis = make_axis(carver, call.height, call.window_h, call.shift_h, call.shift_first),
+                 x_axis = make_axis(carver, call.width, call.window_w, call.shift_w, call.shift_first);
       Window two_windows[2] = {make_window(carver, shape.tokens), make_window(carver, shape.tokens)};
       const T* padding = padding_row<T>(carver, call);
       const int64_t lone_at = (int64_t)shape.tokens * shape.columns + W, bias_size = lone_at + shape.a_rows();
@@ -127,11 +129,14 @@ void forward(const WindowAttention& call, const Parallel& parallel) {
       Forward<M, T> one(call, shape, carver);
       if (!carver.memory) return;
       for (int h = 0; h < plan.heads_together; ++h) expand_bias(call, shape, task.first_head + h, table, bias + bias_size * h, bias + bias_size * h + lone_at);
-      task.template walk<false>(y_axis, x_axis, two_windows, shape.tokens, [&](int h, const Window& window, int64_t w, auto& prefetch) __attribute__((always_inline)) {
+      task.template walk<false>(y_axis, x_axis, two_windows, shape.tokens,
+                                [&](int h, const Window& window, int64_t w, auto& prefetch) __attribute__((always_inline)) {
         const int head = task.first_head + h;
         const int64_t slice = (int64_t)head * call.head_dim, item = w * call.heads + head;
         const T* q = (const T*)call.qkv + slice;
-        const Rows<T> rows[3] = {{q, window.qkv, padding + slice}, {q + channels, window.qkv, padding + channels + slice}, {q + 2 * channels, window.qkv, padding + 2 * channels + slice}};
+        const Rows<T> rows[3] = {{q, window.qkv, padding + slice},
+                                 {q + channels, window.qkv, padding + channels + slice},
+                                 {q + 2 * channels, window.qkv, padding + 2 * channels + slice}};
         const Destination<T> out{(T*)call.out + slice, window.pixel, channels, shape.dim, stream, nullptr, nullptr, 0};
         float* statistics = call.statistics ? call.statistics + item * shape.tokens : nullptr;
         const float* head_bias = bias + bias_size * h;
@@ -151,7 +156,8 @@ void backward_tasks(const WindowAttention& call, const Parallel& parallel, const
     const Task<T> task(call, plan, index);
     float* mine = partial + index * plan.heads_together * sums.total;
     with_scratch([&](Carver& carver) __attribute__((always_inline)) {
-      const Axis y_axis = make_axis(carver, call.height, call.window_h, call.shift_h, call.shift_first), x_axis = make_axis(carver, call.width, call.window_w, call.shift_w, call.shift_first);
+      const Axis y_axis = make_axis(carver, call.height, call.window_h, call.shift_h, call.shift_first),
+                 x_axis = make_axis(carver, call.width, call.window_w, call.shift_w, call.shift_first);
       Window two_windows[2] = {make_window(carver, shape.tokens), make_window(carver, shape.tokens)};
       const T* padding = padding_row<T>(carver, call);
       T* no_gradient = carver.take<T>(shape.dim + W);
@@ -165,24 +171,30 @@ void backward_tasks(const WindowAttention& call, const Parallel& parallel, const
       if (sums.bias) memset(d_bias, 0, bias_size * plan.heads_together * sizeof(float));
       memset(mine, 0, plan.heads_together * sums.total * sizeof(float));
       for (int h = 0; h < plan.heads_together; ++h) expand_bias(call, shape, task.first_head + h, table, bias + bias_size * h, bias + bias_size * h + lone_at);
-      task.template walk<true>(y_axis, x_axis, two_windows, shape.tokens, [&](int h, const Window& window, int64_t w, auto& prefetch) __attribute__((always_inline)) {
+      task.template walk<true>(y_axis, x_axis, two_windows, shape.tokens,
+                               [&](int h, const Window& window, int64_t w, auto& prefetch) __attribute__((always_inline)) {
         const int head = task.first_head + h;
         const int64_t slice = (int64_t)head * call.head_dim;
         const T* q = (const T*)call.qkv + slice;
         T* d_q = (T*)call.d_qkv + slice;
         float* own = mine + h * sums.total + sums.bias;
         float* padded = call.d_qkv_bias ? own + 1 : nullptr;
-        const Rows<T> rows[3] = {{q, window.qkv, padding + slice}, {q + channels, window.qkv, padding + channels + slice}, {q + 2 * channels, window.qkv, padding + 2 * channels + slice}};
+        const Rows<T> rows[3] = {{q, window.qkv, padding + slice},
+                                 {q + channels, window.qkv, padding + channels + slice},
+                                 {q + 2 * channels, window.qkv, padding + 2 * channels + slice}};
         const Rows<T> grad{(const T*)call.grad_out + slice, window.grad, no_gradient};
-        const Destination<T> to[3] = {{d_q, window.pixel, 3 * channels, shape.dim, stream, nullptr, nullptr, 0},
-                                      {d_q + channels, window.pixel, 3 * channels, shape.dim, stream, padded ? padded + shape.dim : nullptr, nullptr, 0},
-                                      {d_q + 2 * channels, window.pixel, 3 * channels, shape.dim, stream, padded ? padded + 2 * shape.dim : nullptr, nullptr, 0}};
+        const Destination<T> to[3] = {
+            {d_q, window.pixel, 3 * channels, shape.dim, stream, nullptr, nullptr, 0},
+            {d_q + channels, window.pixel, 3 * channels, shape.dim, stream, padded ? padded + shape.dim : nullptr, nullptr, 0},
+            {d_q + 2 * channels, window.pixel, 3 * channels, shape.dim, stream, padded ? padded + 2 * shape.dim : nullptr, nullptr, 0}};
         const float* head_bias = bias + bias_size * h;
         float* head_d_bias = sums.bias ? d_bias + bias_size * h : nullptr;
-        one.run(head, window, rows, grad, head_bias, head_bias + lone_at, (uint64_t)(w * call.heads + head), to, head_d_bias, head_d_bias ? head_d_bias + lone_at : nullptr, own, prefetch);
+        one.run(head, window, rows, grad, head_bias, head_bias + lone_at, (uint64_t)(w * call.heads + head), to, head_d_bias,
+                head_d_bias ? head_d_bias + lone_at : nullptr, own, prefetch);
       });
       if (sums.bias)
-        for (int h = 0; h < plan.heads_together; ++h) reduce_bias(call, shape, table, d_bias + bias_size * h, d_bias + bias_size * h + lone_at, mine + h * sums.total);
+        for (int h = 0; h < plan.heads_together; ++h)
+          reduce_bias(call, shape, table, d_bias + bias_size * h, d_bias + bias_size * h + lone_at, mine + h * sums.total);
     });
   };
   parallel.for_each(plan.tasks(), run);

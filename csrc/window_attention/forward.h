@@ -12,9 +12,13 @@ struct Operands {
   int64_t* row_offset;  // of packed rows, to read them as rows again
 
   Operands(Carver& carver, const Shape<M>& shape, bool cosine)
-      : q(carver.take<typename M::Word>((size_t)shape.a_rows() * shape.a_words)), k_columns(carver.take<typename M::Word>((size_t)round_up(shape.steps(), W) * shape.columns)),
-        k_rows(carver.take<typename M::Word>(cosine ? (size_t)shape.tokens * shape.a_words : 0)), last(carver.take<typename M::Word>(shape.a_words)),
-        q_norm(carver.take<float>(cosine ? shape.tokens : 0)), k_norm(carver.take<float>(cosine ? shape.tokens : 0)), product_lone(carver.take<float>(shape.a_rows())),
+      : q(carver.take<typename M::Word>((size_t)shape.a_rows() * shape.a_words)),
+        k_columns(carver.take<typename M::Word>((size_t)round_up(shape.steps(), W) * shape.columns)),
+        k_rows(carver.take<typename M::Word>(cosine ? (size_t)shape.tokens * shape.a_words : 0)),
+        last(carver.take<typename M::Word>(shape.a_words)),
+        q_norm(carver.take<float>(cosine ? shape.tokens : 0)),
+        k_norm(carver.take<float>(cosine ? shape.tokens : 0)),
+        product_lone(carver.take<float>(shape.a_rows())),
         row_offset(carver.take<int64_t>(cosine ? shape.tokens : 0)) {
     if (carver.memory && cosine)
       for (int i = 0; i < shape.tokens; ++i) row_offset[i] = (int64_t)i * shape.a_words;
@@ -50,19 +54,25 @@ struct Forward {
   float *e, *shift, *inverse;
 
   Forward(const WindowAttention& call, const Shape<M>& shape, Carver& carver)
-      : call(call), shape(shape), operands(carver, shape, call.logit_scale != nullptr), v(carver.take<typename M::Word>((size_t)shape.token_steps() * shape.b_words)),
-        packed(carver.take<typename M::Word>((size_t)8 * shape.ld)), e(carver.take<float>((size_t)8 * shape.ld)), shift(carver.take<float>(shape.a_rows())),
+      : call(call),
+        shape(shape),
+        operands(carver, shape, call.logit_scale != nullptr),
+        v(carver.take<typename M::Word>((size_t)shape.token_steps() * shape.b_words)),
+        packed(carver.take<typename M::Word>((size_t)8 * shape.ld)),
+        e(carver.take<float>((size_t)8 * shape.ld)),
+        shift(carver.take<float>(shape.a_rows())),
         inverse(carver.take<float>(shape.a_rows())) {}
 
   // statistics: [2][tokens] at these two places, or null
   template <class Prefetch>
-  inline __attribute__((always_inline)) void run(int head, const Window& window, const Rows<T> (&rows)[3], const float* bias, const float* bias_lone, uint64_t item,
-                                                 const Destination<T>& out, float* statistics, int64_t statistics_stride, Prefetch& prefetch) {
+  inline __attribute__((always_inline)) void run(int head, const Window& window, const Rows<T> (&rows)[3], const float* bias, const float* bias_lone,
+                                                 uint64_t item, const Destination<T>& out, float* statistics, int64_t statistics_stride, Prefetch& prefetch) {
     const bool cosine = call.logit_scale != nullptr;
     operands.pack(shape, rows[0], rows[1], cosine);
     M::pack_depth(rows[2], shape.tokens, shape.dim, v, shape.b_words);
     const Dropout dropout(call, item);
-    const ScoreRows<M> scores{shape, operands.q, operands.k_columns, cosine ? call.scale * call.logit_scale[head] : call.scale, bias, bias_lone, operands.product_lone, window};
+    const ScoreRows<M> scores{shape, operands.q, operands.k_columns,    cosine ? call.scale * call.logit_scale[head] : call.scale,
+                              bias,  bias_lone,  operands.product_lone, window};
     constexpr bool kPacked = M::kPair > 1;
     for (int row = 0, count; row < shape.tokens; row += count) {
       count = balanced(shape.tokens - row, shape.tiling.tile_rows);

@@ -49,7 +49,8 @@ VTK_INLINE Axis make_axis(Carver& carver, int64_t size, int window, int shift, b
 
 VTK_INLINE Window make_window(Carver& carver, int tokens) {
   // vectors of codes and penalties are read past the last token
-  Window window{carver.take<int64_t>(tokens), carver.take<int64_t>(tokens), carver.take<int64_t>(tokens), carver.take<int32_t>(tokens + 16), carver.take<float>(tokens + 16)};
+  Window window{carver.take<int64_t>(tokens), carver.take<int64_t>(tokens), carver.take<int64_t>(tokens), carver.take<int32_t>(tokens + 16),
+                carver.take<float>(tokens + 16)};
   if (carver.memory) {
     memset(window.code, 0, (tokens + 16) * sizeof(int32_t));
     memset(window.penalty, 0, (tokens + 16) * sizeof(float));
@@ -97,7 +98,8 @@ struct Prefetcher {
   int lines = 0, line = 0;  // of a slice
   int lines_per_row = 0;    // to be issued with each row of scores
 
-  inline __attribute__((always_inline)) void start(const T* base_, const int64_t* offset_, int tokens_, int slices_, int64_t slice_stride_, int64_t slice_elements, int heads) {
+  inline __attribute__((always_inline)) void start(const T* base_, const int64_t* offset_, int tokens_, int slices_, int64_t slice_stride_,
+                                                   int64_t slice_elements, int heads) {
     const int lines_ = (int)((slice_elements * sizeof(T) + 63) / 64);
     *this = {base_, offset_, tokens_, 0, slices_, 0, slice_stride_, lines_, 0, (slices_ * lines_ + heads - 1) / heads};
   }

@@ -31,7 +31,7 @@ struct WindowAttention {
   // backward
   const void* grad_out;  // like out, dense in the last dimension
   int64_t grad_stride[3];
-  void* d_qkv;  // contiguous
+  void* d_qkv;                                                // contiguous
   float *d_bias_table, *d_bias, *d_logit_scale, *d_qkv_bias;  // null where the parameter is
 };
 

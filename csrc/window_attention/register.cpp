@@ -6,10 +6,11 @@ namespace vtk {
 namespace {
 
 void forward_on_chosen_isa(const WindowAttention& call, const Parallel& parallel) { VTK_DISPATCH(window_attention_forward, call, parallel) }
-void backward_on_chosen_isa(const WindowAttention& call, const Parallel& parallel) { VTK_DISPATCH(window_attention_backward, call, parallel) }
+void backward_on_chosen_isa(const WindowAttention& call, const Parallel& parallel){VTK_DISPATCH(window_attention_backward, call, parallel)}
 
-WindowAttention make_call(const Tensor& qkv, const MaybeTensor& bias_table, const MaybeTensor& bias, const MaybeTensor& logit_scale, const MaybeTensor& qkv_bias, int64_t num_heads,
-                          int64_t window_h, int64_t window_w, int64_t shift_h, int64_t shift_w, double scale, bool mask_padding, bool shift_first, double dropout_p, int64_t seed) {
+WindowAttention make_call(const Tensor& qkv, const MaybeTensor& bias_table, const MaybeTensor& bias, const MaybeTensor& logit_scale,
+                          const MaybeTensor& qkv_bias, int64_t num_heads, int64_t window_h, int64_t window_w, int64_t shift_h, int64_t shift_w, double scale,
+                          bool mask_padding, bool shift_first, double dropout_p, int64_t seed) {
   STD_TORCH_CHECK(qkv.dim() == 4 && qkv.stride(3) == 1, "qkv must be [B, H, W, 3C] with a dense last dimension");
   WindowAttention call{};
   call.batch = qkv.size(0);
@@ -36,19 +37,22 @@ WindowAttention make_call(const Tensor& qkv, const MaybeTensor& bias_table, cons
   return call;
 }
 
-void forward(Tensor qkv, MaybeTensor bias_table, MaybeTensor bias, MaybeTensor logit_scale, MaybeTensor qkv_bias, int64_t num_heads, int64_t window_h, int64_t window_w,
-             int64_t shift_h, int64_t shift_w, double scale, bool mask_padding, bool shift_first, double dropout_p, int64_t seed, Tensor out, Tensor statistics) {
-  WindowAttention call = make_call(qkv, bias_table, bias, logit_scale, qkv_bias, num_heads, window_h, window_w, shift_h, shift_w, scale, mask_padding, shift_first, dropout_p, seed);
+void forward(Tensor qkv, MaybeTensor bias_table, MaybeTensor bias, MaybeTensor logit_scale, MaybeTensor qkv_bias, int64_t num_heads, int64_t window_h,
+             int64_t window_w, int64_t shift_h, int64_t shift_w, double scale, bool mask_padding, bool shift_first, double dropout_p, int64_t seed, Tensor out,
+             Tensor statistics) {
+  WindowAttention call = make_call(qkv, bias_table, bias, logit_scale, qkv_bias, num_heads, window_h, window_w, shift_h, shift_w, scale, mask_padding,
+                                   shift_first, dropout_p, seed);
   call.out = out.mutable_data_ptr();
   call.statistics = statistics.numel() ? static_cast<float*>(statistics.mutable_data_ptr()) : nullptr;
   forward_on_chosen_isa(call, torch_parallel());
 }
 
-void backward(Tensor grad_out, Tensor qkv, MaybeTensor bias_table, MaybeTensor bias, MaybeTensor logit_scale, MaybeTensor qkv_bias, int64_t num_heads, int64_t window_h,
-              int64_t window_w, int64_t shift_h, int64_t shift_w, double scale, bool mask_padding, bool shift_first, double dropout_p, int64_t seed, Tensor d_qkv,
-              MaybeTensor d_bias_table, MaybeTensor d_bias, MaybeTensor d_logit_scale, MaybeTensor d_qkv_bias) {
+void backward(Tensor grad_out, Tensor qkv, MaybeTensor bias_table, MaybeTensor bias, MaybeTensor logit_scale, MaybeTensor qkv_bias, int64_t num_heads,
+              int64_t window_h, int64_t window_w, int64_t shift_h, int64_t shift_w, double scale, bool mask_padding, bool shift_first, double dropout_p,
+              int64_t seed, Tensor d_qkv, MaybeTensor d_bias_table, MaybeTensor d_bias, MaybeTensor d_logit_scale, MaybeTensor d_qkv_bias) {
   STD_TORCH_CHECK(grad_out.dim() == 4 && grad_out.stride(3) == 1, "grad_out must be [B, H, W, C] with a dense last dimension");
-  WindowAttention call = make_call(qkv, bias_table, bias, logit_scale, qkv_bias, num_heads, window_h, window_w, shift_h, shift_w, scale, mask_padding, shift_first, dropout_p, seed);
+  WindowAttention call = make_call(qkv, bias_table, bias, logit_scale, qkv_bias, num_heads, window_h, window_w, shift_h, shift_w, scale, mask_padding,
+                                   shift_first, dropout_p, seed);
   call.grad_out = grad_out.const_data_ptr();
   for (int i = 0; i < 3; ++i) call.grad_stride[i] = grad_out.stride(i);
   call.d_qkv = d_qkv.mutable_data_ptr();
@@ -60,11 +64,14 @@ void backward(Tensor grad_out, Tensor qkv, MaybeTensor bias_table, MaybeTensor b
 }
 
 constexpr const char* kForward =
-    "window_attention_forward(Tensor qkv, Tensor? bias_table, Tensor? bias, Tensor? logit_scale, Tensor? qkv_bias, int num_heads, int window_h, int window_w, int shift_h, "
+    "window_attention_forward(Tensor qkv, Tensor? bias_table, Tensor? bias, Tensor? logit_scale, Tensor? qkv_bias, int num_heads, int window_h, int window_w, "
+    "int shift_h, "
     "int shift_w, float scale, bool mask_padding, bool shift_first, float dropout_p, int seed, Tensor(a!) out, Tensor(b!) statistics) -> ()";
 constexpr const char* kBackward =
-    "window_attention_backward(Tensor grad_out, Tensor qkv, Tensor? bias_table, Tensor? bias, Tensor? logit_scale, Tensor? qkv_bias, int num_heads, int window_h, int window_w, "
-    "int shift_h, int shift_w, float scale, bool mask_padding, bool shift_first, float dropout_p, int seed, Tensor(a!) d_qkv, Tensor(b!)? d_bias_table, Tensor(c!)? d_bias, "
+    "window_attention_backward(Tensor grad_out, Tensor qkv, Tensor? bias_table, Tensor? bias, Tensor? logit_scale, Tensor? qkv_bias, int num_heads, int "
+    "window_h, int window_w, "
+    "int shift_h, int shift_w, float scale, bool mask_padding, bool shift_first, float dropout_p, int seed, Tensor(a!) d_qkv, Tensor(b!)? d_bias_table, "
+    "Tensor(c!)? d_bias, "
     "Tensor(d!)? d_logit_scale, Tensor(e!)? d_qkv_bias) -> ()";
 
 }  // namespace

@@ -17,13 +17,18 @@ struct Shape {
   int b_words;  // words of a row of v, as B operand
 
   explicit Shape(const WindowAttention& call)
-      : tokens(call.window_h * call.window_w), dim(call.head_dim), tiling(tokens), columns(tiling.vectors * W),
-        ld(spread(round_up(columns + (tiling.lone ? W : 0), 16))), a_words(round_up((dim + M::kPair - 1) / M::kPair, W)), b_words(round_up(dim, W)) {}
+      : tokens(call.window_h * call.window_w),
+        dim(call.head_dim),
+        tiling(tokens),
+        columns(tiling.vectors * W),
+        ld(spread(round_up(columns + (tiling.lone ? W : 0), 16))),
+        a_words(round_up((dim + M::kPair - 1) / M::kPair, W)),
+        b_words(round_up(dim, W)) {}
   // rows a multiple of 512 bytes apart would put a column of the matrix into an eighth of the cache
   static int spread(int ld) { return ld % 128 == 0 ? ld + 16 : ld; }
-  int steps() const { return dim / M::kPair; }          // of a product over the head dimension
+  int steps() const { return dim / M::kPair; }                            // of a product over the head dimension
   int token_steps() const { return (tokens + M::kPair - 1) / M::kPair; }  // of a product over tokens
-  int a_rows() const { return round_up(tokens, 8) + 8; }  // room for reading whole groups of rows
+  int a_rows() const { return round_up(tokens, 8) + 8; }                  // room for reading whole groups of rows
 };
 
 // The table of one head, read as the product tiles need it: bias of query (yi, xi) and key (yj, xj) is at
@@ -32,7 +37,8 @@ struct FlippedTable {
   int span, rows;
   float* entries;
 
-  FlippedTable(const WindowAttention& call, Carver& carver) : span(2 * call.window_w - 1), rows(2 * call.window_h - 1), entries(carver.take<float>((size_t)rows * span + W)) {}
+  FlippedTable(const WindowAttention& call, Carver& carver)
+      : span(2 * call.window_w - 1), rows(2 * call.window_h - 1), entries(carver.take<float>((size_t)rows * span + W)) {}
   int64_t at(const WindowAttention& call, int yi, int xi, int yj) const { return (int64_t)(yi - yj + call.window_h - 1) * span + call.window_w - 1 - xi; }
 };
 
@@ -44,7 +50,8 @@ VTK_INLINE void expand_bias(const WindowAttention& call, const Shape<M>& shape, 
   const int n = shape.tokens;
   if (call.bias_table)
     for (int y = 0; y < table.rows; ++y)
-      for (int x = 0; x < table.span; ++x) table.entries[y * table.span + table.span - 1 - x] = call.bias_table[((int64_t)y * table.span + x) * call.heads + head];
+      for (int x = 0; x < table.span; ++x)
+        table.entries[y * table.span + table.span - 1 - x] = call.bias_table[((int64_t)y * table.span + x) * call.heads + head];
   for (int yi = 0, i = 0; yi < call.window_h; ++yi)
     for (int xi = 0; xi < call.window_w; ++xi, ++i) {
       float* row = rows + (int64_t)i * shape.columns;
@@ -166,9 +173,19 @@ VTK_INLINE void score_tiles(const ScoreRows<M>& in, int row, int rows, float* ou
   const Shape<M>& shape = in.shape;
   for (int v = 0, width; v < shape.tiling.vectors; v += width) {
     width = balanced(shape.tiling.vectors - v, shape.tiling.tile_vectors);
-    const ScoreTile<M> tile{in.q + (int64_t)row * shape.a_words, in.k + v * W, shape.a_words, shape.columns, shape.steps(), in.scale,
-                            in.bias + (int64_t)row * shape.columns + v * W, in.mask(row, v * W), out + v * W, shape.ld,
-                            packed + v * W / M::kPair, shape.ld / M::kPair, sums};
+    const ScoreTile<M> tile{in.q + (int64_t)row * shape.a_words,
+                            in.k + v * W,
+                            shape.a_words,
+                            shape.columns,
+                            shape.steps(),
+                            in.scale,
+                            in.bias + (int64_t)row * shape.columns + v * W,
+                            in.mask(row, v * W),
+                            out + v * W,
+                            shape.ld,
+                            packed + v * W / M::kPair,
+                            shape.ld / M::kPair,
+                            sums};
     with_tile(rows, width, [&](auto r, auto nv) __attribute__((always_inline)) { score_tile<M, decltype(r)::value, decltype(nv)::value, MODE>(tile); });
   }
 }

@@ -140,9 +140,9 @@ struct Destination {
   const int64_t* pixel;  // [rows] -1: padding
   int64_t stride;        // elements of a pixel
   int dim;
-  bool stream;       // past the caches: only whole, aligned lines of large results
-  float* padding;    // [dim] gets the sum of padded rows; null where they are zero or not wanted
-  float* buffer;     // [rows][ld_buffer] instead of all that, where rows need more work
+  bool stream;     // past the caches: only whole, aligned lines of large results
+  float* padding;  // [dim] gets the sum of padded rows; null where they are zero or not wanted
+  float* buffer;   // [rows][ld_buffer] instead of all that, where rows need more work
   int64_t ld_buffer;
 };
 

@@ -104,39 +104,63 @@ VTK_INLINE V exp(V x) {
 }
 #endif
 
-// ---- sums along rows: out[r] = sum of the lanes of v[r], for 8 rows held in memory ---------------------------------
+// ---- one number for each of 8 rows ----------------------------------------------------------------------------------
+typedef float Eight __attribute__((vector_size(32)));
+typedef float UnalignedEight __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int32_t EightInts __attribute__((vector_size(32)));
+
+VTK_INLINE Eight load_eight(const float* p) { return (Eight) * (const UnalignedEight*)p; }
+VTK_INLINE void store_eight(float* p, Eight v) { *(UnalignedEight*)p = (UnalignedEight)v; }
+// v in the first `rows`, `other` in the rest
+VTK_INLINE Eight first_rows(int rows, Eight v, float other) {
+  const EightInts row{0, 1, 2, 3, 4, 5, 6, 7};
+  return row < rows ? v : other - Eight{};
+}
+
+// the sum of the lanes of each of 8 vectors
 #if defined(__AVX512F__)
-VTK_INLINE void sum_rows(const V* v, float* out) {
+VTK_INLINE Eight sum_rows(const V* v) {
   auto s1 = [](V x, V y) __attribute__((always_inline)) { return _mm512_shuffle_f32x4(x, y, 0x44) + _mm512_shuffle_f32x4(x, y, 0xEE); };
   auto s2 = [](V x, V y) __attribute__((always_inline)) { return _mm512_shuffle_f32x4(x, y, 0x88) + _mm512_shuffle_f32x4(x, y, 0xDD); };
   const V a = s2(s1(v[0], v[1]), s1(v[2], v[3])), b = s2(s1(v[4], v[5]), s1(v[6], v[7]));
   V c = _mm512_shuffle_ps(a, b, 0x88) + _mm512_shuffle_ps(a, b, 0xDD);
   c = c + _mm512_permute_ps(c, 0xB1);
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
-  _mm256_storeu_ps(out, _mm512_castps512_ps256(_mm512_permutexvar_ps(order, c)));
+  return (Eight)_mm512_castps512_ps256(_mm512_permutexvar_ps(order, c));
 }
+VTK_INLINE Eight exp_eight(Eight x) { return (Eight)_mm512_castps512_ps256(exp(_mm512_castps256_ps512((__m256)x))); }
 #elif defined(__AVX2__)
-VTK_INLINE void sum_rows(const V* v, float* out) {
-  for (int half = 0; half < 2; ++half, v += 4) {
-    const V s = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
-    _mm_storeu_ps(out + 4 * half, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
-  }
+VTK_INLINE Eight sum_rows(const V* v) {
+  auto four = [](const V* u) __attribute__((always_inline)) {
+    const V s = _mm256_hadd_ps(_mm256_hadd_ps(u[0], u[1]), _mm256_hadd_ps(u[2], u[3]));
+    return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+  };
+  return (Eight)_mm256_set_m128(four(v + 4), four(v));
 }
+VTK_INLINE Eight exp_eight(Eight x) { return (Eight)exp((V)x); }
 #else
-VTK_INLINE void sum_rows(const V* v, float* out) {
-  for (int r = 0; r < 8; ++r) out[r] = (v[r][0] + v[r][1]) + (v[r][2] + v[r][3]);
+VTK_INLINE Eight sum_rows(const V* v) {
+  Eight s;
+  for (int r = 0; r < 8; ++r) s[r] = (v[r][0] + v[r][1]) + (v[r][2] + v[r][3]);
+  return s;
+}
+VTK_INLINE Eight exp_eight(Eight x) {
+  V halves[2];
+  memcpy(halves, &x, sizeof(x));
+  halves[0] = exp(halves[0]);
+  halves[1] = exp(halves[1]);
+  memcpy(&x, halves, sizeof(x));
+  return x;
 }
 #endif
 
-// every lane lies between the bounds; NaN does not
-VTK_INLINE bool all_between(V v, float low, float high) {
-#if defined(__AVX512F__)
-  return (_mm512_cmp_ps_mask(v, set1(low), _CMP_GT_OQ) & _mm512_cmp_ps_mask(v, set1(high), _CMP_LT_OQ)) == 0xFFFF;
-#elif defined(__AVX2__)
-  return _mm256_movemask_ps((V)((v > set1(low)) & (v < set1(high)))) == 0xFF;
+// all lie between the bounds; NaN does not
+VTK_INLINE bool all_between(Eight v, float low, float high) {
+#if defined(__AVX2__)
+  return _mm256_movemask_ps((__m256)((v > low) & (v < high))) == 0xFF;
 #else
   bool all = true;
-  for (int i = 0; i < W; ++i) all &= v[i] > low && v[i] < high;
+  for (int i = 0; i < 8; ++i) all &= v[i] > low && v[i] < high;
   return all;
 #endif
 }

@@ -49,6 +49,12 @@ struct Float32 {
     pack_rows(rows, n, d, dst, ld);
   }
   VTK_INLINE void store_values(Word* p, V v) { store(p, v); }
+  // one value in a column of 8 rows, `stride` words apart: the last of its row
+  VTK_INLINE void store_column(Word* p, int64_t stride, Eight values, int rows) {
+    alignas(32) float memory[8];
+    store_eight(memory, values);
+    for (int r = 0; r < rows; ++r) p[r * stride] = memory[r];
+  }
 };
 
 #if defined(__AVX512BF16__)
@@ -96,6 +102,17 @@ struct BFloat16Pairs {
   }
   // W values, two to a word
   VTK_INLINE void store_values(Word* p, V v) { _mm256_storeu_si256((__m256i*)p, round_bf16(v)); }
+  VTK_INLINE void store_column(Word* p, int64_t stride, Eight values, int rows) {
+    alignas(32) Word words[8];
+    _mm256_store_si256((__m256i*)words, _mm256_cvtepu16_epi32((__m128i)_mm256_cvtneps_pbh((__m256)values)));
+    for (int r = 0; r < rows; ++r) p[r * stride] = words[r];
+  }
+  // the same where a word holds the values of two rows
+  VTK_INLINE void store_paired_column(Word* p, int64_t stride, Eight values, int rows) {
+    alignas(16) Word words[4];
+    _mm_store_si128((__m128i*)words, (__m128i)_mm256_cvtneps_pbh((__m256)values));
+    for (int r = 0; r < rows; r += 2) p[r / 2 * stride] = words[r / 2];
+  }
   // words (a[e], b[e])
   VTK_INLINE void store_pairs(Word* p, V a, V b) {
     const __m512i order =
@@ -129,7 +146,7 @@ VTK_INLINE void multiply_column(const typename M::Word* a, int64_t lda, const ty
       const V column = load((const float*)(b + c));
       VTK_UNROLL for (int i = 0; i < 8; ++i) sums[i] = M::multiply_add(load((const float*)(a + (r + i) * lda + c)), column, sums[i]);
     }
-    sum_rows(sums, out + r);
+    store_eight(out + r, sum_rows(sums));
   }
 }
 

@@ -15,7 +15,9 @@ struct Backward {
   // P and dS as operands of the products over tokens; ds_rows: dS of the current rows, where `ds` is paired the other way
   Word *p, *ds, *ds_rows;
   float *e, *g;  // exponentials and dP of the current rows
-  float *grad_lone, *shift, *inverse, *d_q, *d_k;
+  float* grad_lone;
+  float *inverse, *subtract;  // of the current rows: 1 / sum, and the sum of P dP
+  float *d_q, *d_k;
 
   Backward(const WindowAttention& call, const Shape<M>& shape, Carver& carver)
       : call(call), shape(shape), operands(carver, shape, call.logit_scale != nullptr) {
@@ -35,8 +37,8 @@ struct Backward {
     e = pairs ? carver.take<float>((size_t)8 * shape.ld) : (float*)p;
     g = pairs ? carver.take<float>((size_t)8 * shape.ld) : (float*)ds;
     grad_lone = carver.take<float>(shape.a_rows());
-    shift = carver.take<float>(shape.a_rows());
-    inverse = carver.take<float>(shape.a_rows());
+    inverse = carver.take<float>(8);
+    subtract = carver.take<float>(8);
     d_q = carver.take<float>(cosine ? (size_t)shape.tokens * shape.b_words : 0);
     d_k = carver.take<float>(cosine ? (size_t)shape.tokens * shape.b_words : 0);
   }
@@ -60,10 +62,12 @@ struct Backward {
         e = p + (int64_t)row * shape.ld;
         g = ds + (int64_t)row * shape.ld;
       }
-      exponentials<M, false>(scores, row, count, e, nullptr, shift + row, inverse + row);
+      const RowSums sums = exponentials<M, false>(scores, row, count, e, nullptr);
+      store_eight(inverse, sums.inverse);
       if constexpr (M::kPair == 1) normalise_gradient(row, count);
-      grad_tiles(row, count, dropout);
-      score_gradients(row, count, dropout, d_bias ? d_bias + (int64_t)row * shape.columns : nullptr, d_bias_lone ? d_bias_lone + row : nullptr);
+      const Eight lone = grad_tiles(row, count, sums, dropout);
+      if (shape.tiling.lone) lone_gradients(row, count, sums, lone, d_bias_lone ? d_bias_lone + row : nullptr);
+      score_gradients(row, count, dropout, d_bias ? d_bias + (int64_t)row * shape.columns : nullptr);
       const Word* operand = M::kPair > 1 ? ds_rows : ds + (int64_t)row * shape.ld;
       product<M, T>(
           {operand, cosine ? operands.k_rows : k_depth, shape.ld / M::kPair, 1, shape.b_words, shape.token_steps(), row, 0, nullptr, cosine ? 1.0f : scale},
@@ -114,17 +118,16 @@ struct Backward {
   // With floats, exponentials serve as P, and dO carries the 1 / sum of its row instead: what follows is then
   // P dO, dP / sum and dS without another pass over P. Pairs of bf16 round less if P is normalised before rounding.
   inline __attribute__((always_inline)) void normalise_gradient(int row, int count) {
-    for (int r = row; r < row + count; ++r) {
-      for (int c = 0; c < shape.a_words; c += W)
-        store((float*)grad + (int64_t)r * shape.a_words + c, load((float*)grad + (int64_t)r * shape.a_words + c) * set1(inverse[r]));
-      grad_lone[r] *= inverse[r];
+    for (int r = 0; r < count; ++r) {
+      float* values = (float*)grad + (int64_t)(row + r) * shape.a_words;
+      for (int c = 0; c < shape.a_words; c += W) store(values + c, load(values + c) * set1(inverse[r]));
     }
   }
 
-  // g = dP (dropped where P was), and shift[row] = sum over a row of P * dP (divided by the row's sum, with floats)
-  inline __attribute__((always_inline)) void grad_tiles(int row, int count, const Dropout& dropout) {
+  // g = dP (dropped where P was), and subtract[r] = sum over row r of P dP (with floats both divided by the row's sum);
+  // returns dP in the lone column
+  inline __attribute__((always_inline)) Eight grad_tiles(int row, int count, const RowSums& rows, const Dropout& dropout) {
     alignas(64) V sums[8];
-    alignas(64) float total[8];
     VTK_UNROLL for (int r = 0; r < 8; ++r) sums[r] = zero();
     for (int v = 0, width; v < shape.tiling.vectors; v += width) {
       width = balanced(shape.tiling.vectors - v, shape.tiling.tile_vectors);
@@ -132,86 +135,84 @@ struct Backward {
           grad + (int64_t)row * shape.a_words, v_columns + v * W, shape.a_words, shape.columns, shape.steps(), e + v * W, g + v * W, shape.ld, sums};
       with_tile(count, width, [&](auto r, auto nv) __attribute__((always_inline)) { grad_tile<M, decltype(r)::value, decltype(nv)::value>(tile); });
     }
-    if (shape.tiling.lone)
-      for (int r = 0; r < count; ++r) g[r * shape.ld + shape.columns] = grad_lone[row + r];
+    Eight lone{}, total = sum_rows(sums);
+    if (shape.tiling.lone) {
+      lone = load_eight(grad_lone + row);
+      if constexpr (M::kPair == 1) lone *= rows.inverse;
+    }
     if (__builtin_expect(dropout.on, 0)) {
       for (int r = 0; r < count; ++r) {
+        const uint32_t first = (uint32_t)((row + r) * shape.tokens), last = shape.tokens - 1;
         total[r] = 0.0f;
-        for (int j = 0; j < shape.tokens; ++j) {
-          float& value = g[r * shape.ld + j];
-          value *= dropout.factor((uint32_t)((row + r) * shape.tokens + j));
-          total[r] += value * e[r * shape.ld + j];
+        for (int j = 0; j < shape.tokens - shape.tiling.lone; ++j) {
+          g[r * shape.ld + j] *= dropout.factor(first + j);
+          total[r] += g[r * shape.ld + j] * e[r * shape.ld + j];
         }
+        if (shape.tiling.lone) lone[r] *= dropout.factor(first + last);
       }
-    } else {
-      sum_rows(sums, total);
-      if (shape.tiling.lone)
-        for (int r = 0; r < count; ++r) total[r] += g[r * shape.ld + shape.columns] * e[r * shape.ld + shape.columns];
     }
-    for (int r = 0; r < 8; ++r) shift[row + r] = total[r] * inverse[row + r];
+    if (shape.tiling.lone) total += lone * rows.lone;
+    store_eight(subtract, total * rows.inverse);
+    return lone;
   }
 
   // dS = P (dP - sum of P dP), stored as operand and added to the bias gradient; with pairs, P too
-  inline __attribute__((always_inline)) void score_gradients(int row, int count, const Dropout& dropout, float* d_bias, float* d_bias_lone) {
-    if constexpr (M::kPair == 1)
-      float_score_gradients(row, count, d_bias, d_bias_lone);
+  inline __attribute__((always_inline)) void score_gradients(int row, int count, const Dropout& dropout, float* d_bias) {
+    if constexpr (M::kPair == 1) {
+      for (int r = 0; r < count; ++r) score_gradient<false>(r, d_bias, [&](int c, V, V ds) __attribute__((always_inline)) { store(g + r * shape.ld + c, ds); });
+      if (__builtin_expect(dropout.on, 0)) drop_probabilities(row, count, dropout);
+    } else {
+      for (int r = 0; r < count; r += 2) paired_score_gradients(row, r, r + 1 < count, d_bias);
+    }
+  }
+
+  // put(column, P, dS) for each vector of row r; P as it is in e, or normalised
+  template <bool NORMALISE, class Put>
+  inline __attribute__((always_inline)) void score_gradient(int r, float* d_bias, Put put) {
+    const V sum = set1(subtract[r]), factor = set1(inverse[r]);
+    const float *e_row = e + r * shape.ld, *g_row = g + r * shape.ld;
+    float* bias_row = d_bias ? d_bias + (int64_t)r * shape.columns : nullptr;
+    for (int c = 0; c < shape.columns; c += W) {
+      const V p_values = NORMALISE ? load(e_row + c) * factor : load(e_row + c), ds_values = p_values * (load(g_row + c) - sum);
+      if (bias_row) store(bias_row + c, load(bias_row + c) + ds_values);
+      put(c, p_values, ds_values);
+    }
+  }
+
+  // rows r and r + 1, which share words; g serves to keep dS of the first until the second is there
+  inline __attribute__((always_inline)) void paired_score_gradients(int row, int r, bool second, float* d_bias) {
+    Word *p_row = p + (int64_t)(row + r) / 2 * shape.ld, *ds_row = ds + (int64_t)(row + r) / 2 * shape.ld;
+    Word *first_ds = ds_rows + r * shape.ld / 2, *second_ds = first_ds + shape.ld / 2;
+    float *first_p = e + r * shape.ld, *first_g = g + r * shape.ld;
+    score_gradient<true>(r, d_bias, [&](int c, V p_values, V ds_values) __attribute__((always_inline)) {
+      store(first_p + c, p_values);
+      store(first_g + c, ds_values);
+    });
+    auto put_pair = [&](int c, V p_values, V ds_values) __attribute__((always_inline)) {
+      const V other_p = load(first_p + c), other_ds = load(first_g + c);
+      M::store_pairs(p_row + c, other_p, p_values);
+      M::store_pairs(ds_row + c, other_ds, ds_values);
+      M::store_values(first_ds + c / 2, other_ds);
+      M::store_values(second_ds + c / 2, ds_values);
+    };
+    if (second)
+      score_gradient<true>(r + 1, d_bias, put_pair);
     else
-      paired_score_gradients(row, count, d_bias, d_bias_lone);
-    if (__builtin_expect(dropout.on, 0)) drop_probabilities(row, count, dropout);
+      for (int c = 0; c < shape.columns; c += W) put_pair(c, zero(), zero());
   }
 
-  inline __attribute__((always_inline)) void float_score_gradients(int row, int count, float* d_bias, float* d_bias_lone) {
-    for (int r = 0; r < count; ++r) {
-      const V subtract = set1(shift[row + r]);
-      const float* e_row = e + r * shape.ld;
-      float *g_row = g + r * shape.ld, *sum = d_bias ? d_bias + (int64_t)r * shape.columns : nullptr;
-      for (int c = 0; c < shape.columns; c += W) {
-        const V gradient = load(e_row + c) * (load(g_row + c) - subtract);
-        store(g_row + c, gradient);
-        if (sum) store(sum + c, load(sum + c) + gradient);
-      }
-      if (!shape.tiling.lone) continue;
-      g_row[shape.columns] = e_row[shape.columns] * (g_row[shape.columns] - shift[row + r]);
-      if (sum) d_bias_lone[r] += g_row[shape.columns];
+  inline __attribute__((always_inline)) void lone_gradients(int row, int count, const RowSums& rows, Eight grad_of_p, float* d_bias_lone) {
+    const Eight p_values = M::kPair > 1 ? rows.lone * rows.inverse : rows.lone;
+    const Eight ds_values = first_rows(count, p_values * (grad_of_p - load_eight(subtract)), 0.0f);
+    if (d_bias_lone) store_eight(d_bias_lone, load_eight(d_bias_lone) + ds_values);
+    if constexpr (M::kPair == 1) {
+      M::store_column(g + shape.columns, shape.ld, ds_values, count);
+    } else {
+      const int64_t at = (int64_t)row / 2 * shape.ld + shape.columns;
+      M::store_paired_column(p + at, shape.ld, first_rows(count, p_values, 0.0f), count);
+      M::store_paired_column(ds + at, shape.ld, ds_values, count);
+      M::store_column(ds_rows + shape.columns / 2, shape.ld / 2, ds_values, count);
     }
-  }
-
-  inline __attribute__((always_inline)) void paired_score_gradients(int row, int count, float* d_bias, float* d_bias_lone) {
-    for (int r = 0; r < count; r += 2) {
-      const bool second = r + 1 < count;
-      Word *p_row = p + (int64_t)(row + r) / 2 * shape.ld, *ds_row = ds + (int64_t)(row + r) / 2 * shape.ld;
-      for (int c = 0; c < shape.columns; c += W) {
-        const Pair first = gradient_at(row, r, c, d_bias), next = second ? gradient_at(row, r + 1, c, d_bias) : Pair{zero(), zero()};
-        M::store_pairs(p_row + c, first.p, next.p);
-        M::store_pairs(ds_row + c, first.ds, next.ds);
-        M::store_values(ds_rows + (r * shape.ld + c) / 2, first.ds);
-        M::store_values(ds_rows + ((r + 1) * shape.ld + c) / 2, next.ds);
-      }
-      if (!shape.tiling.lone) continue;
-      const int lone = shape.columns;
-      float pair[2][2] = {};
-      for (int i = 0; i <= second; ++i) {
-        pair[0][i] = e[(r + i) * shape.ld + lone] * inverse[row + r + i];
-        pair[1][i] = pair[0][i] * (g[(r + i) * shape.ld + lone] - shift[row + r + i]);
-        if (d_bias) d_bias_lone[r + i] += pair[1][i];
-        M::store_values(ds_rows + ((r + i) * shape.ld + lone) / 2, load_row(&pair[1][i], 1));
-      }
-      M::store_values(p_row + lone, load_row(pair[0], 2));
-      M::store_values(ds_row + lone, load_row(pair[1], 2));
-    }
-  }
-
-  struct Pair {
-    V p, ds;
-  };
-  inline __attribute__((always_inline)) Pair gradient_at(int row, int r, int c, float* d_bias) const {
-    const V probability = load(e + r * shape.ld + c) * set1(inverse[row + r]);
-    const V gradient = probability * (load(g + r * shape.ld + c) - set1(shift[row + r]));
-    if (d_bias) {
-      float* sum_so_far = d_bias + (int64_t)r * shape.columns + c;
-      store(sum_so_far, load(sum_so_far) + gradient);
-    }
-    return {probability, gradient};
   }
 
   inline __attribute__((always_inline)) void drop_probabilities(int row, int count, const Dropout& dropout) {

@@ -10,7 +10,7 @@ namespace {
 // of this window and the next, and their biases, must stay in the second-level cache.
 constexpr int64_t kBytesTogether = 160 << 10;
 // Results beyond the caches are written past them: reading a line only to overwrite it costs a third of the traffic.
-constexpr int64_t kStreamFromBytes = 24 << 20;
+constexpr int64_t kStreamFromBytes = 8 << 20;
 
 VTK_INLINE int64_t greatest_common_divisor(int64_t a, int64_t b) { return b == 0 ? a : greatest_common_divisor(b, a % b); }
 

@@ -77,7 +77,9 @@ struct Forward {
     for (int row = 0, count; row < shape.tokens; row += count) {
       count = balanced(shape.tokens - row, shape.tiling.tile_rows);
       prefetch.step(count);
-      exponentials<M, kPacked>(scores, row, count, e, packed, shift + row, inverse + row);
+      const RowSums sums = exponentials<M, kPacked>(scores, row, count, e, packed);
+      store_eight(shift + row, sums.shift);
+      store_eight(inverse + row, sums.inverse);
       if (__builtin_expect(dropout.on, 0))
         for (int r = 0; r < count; ++r)
           for (int j = 0; j < shape.tokens; ++j) e[r * shape.ld + j] *= dropout.factor((uint32_t)((row + r) * shape.tokens + j));

@@ -159,12 +159,14 @@ struct ScoreRows {
     if (!window.masked) return {nullptr, nullptr, nullptr};
     return {window.code + column, window.penalty + column, window.code + row};
   }
-  // scores of the lone column for 8 rows; those past the last token are finite and not used
-  inline __attribute__((always_inline)) void lone(int row, float* out) const {
-    const int last = shape.tokens - 1;
-    for (int r = 0; r < 8; ++r) out[r] = product_lone[row + r] * scale + bias_lone[row + r];
-    if (__builtin_expect(window.masked, 0))
-      for (int r = 0; r < 8; ++r) out[r] += (window.code[row + r] == window.code[last] ? 0.0f : kMask) + window.penalty[last];
+  // scores of the lone column for 8 rows; those past the last token mean nothing
+  inline __attribute__((always_inline)) Eight lone(int row) const {
+    Eight scores = load_eight(product_lone + row) * scale + load_eight(bias_lone + row);
+    if (__builtin_expect(window.masked, 0)) {
+      const int last = shape.tokens - 1;
+      for (int r = 0; r < 8; ++r) scores[r] += (window.code[row + r] == window.code[last] ? 0.0f : kMask) + window.penalty[last];
+    }
+    return scores;
   }
 };
 
@@ -190,55 +192,56 @@ VTK_INLINE void score_tiles(const ScoreRows<M>& in, int row, int rows, float* ou
   }
 }
 
-// Exponentials of `rows` <= 8 rows of scores into e [rows][ld] (or, PACKED, into the operand `packed`), the lone column
-// included; shift[r] is what was subtracted first and inverse[r] = 1 / (sum of row r).
+struct RowSums {
+  Eight shift;    // what was subtracted from the scores of each row
+  Eight inverse;  // 1 / the sum of its exponentials
+  Eight lone;     // the exponential in its lone column
+};
+
+// Exponentials of `rows` <= 8 rows of scores into e [rows][ld] or, PACKED, into the operand `packed`, lone column included.
 // Nothing is subtracted unless a sum shows that it had to be: exponentials neither overflow nor vanish for the scores of
 // any sane network, and the maximum would cost a tenth of the forward.
 template <class M, bool PACKED>
-VTK_INLINE void exponentials(const ScoreRows<M>& in, int row, int rows, float* e, typename M::Word* packed, float* shift, float* inverse) {
+VTK_INLINE RowSums exponentials(const ScoreRows<M>& in, int row, int rows, float* e, typename M::Word* packed) {
   const Shape<M>& shape = in.shape;
   alignas(64) V sums[8];
-  alignas(64) float total[16], lone[16] = {};
-  // arithmetic on 8 rows at once; the sum of a row past `rows` is 1
-  VTK_UNROLL for (int r = 0; r < 8; ++r) sums[r] = r < rows ? zero() : set1(1.0f / W);
-  for (int r = 8; r < 16; ++r) total[r] = 1.0f;
+  VTK_UNROLL for (int r = 0; r < 8; ++r) sums[r] = zero();
   score_tiles<M, PACKED ? Scores::kExpPacked : Scores::kExp>(in, row, rows, e, packed, sums);
-  sum_rows(sums, total);
+  RowSums result{};
+  Eight total = sum_rows(sums);
   if (shape.tiling.lone) {
-    in.lone(row, lone);
-    VTK_UNROLL for (int r = 0; r < 8; r += W) store(lone + r, exp(load(lone + r)));
-    for (int r = 0; r < 8; ++r) total[r] += r < rows ? lone[r] : 0.0f;
+    result.lone = exp_eight(in.lone(row));
+    total += result.lone;
   }
-  bool safe = true;
-  VTK_UNROLL for (int r = 0; r < 8; r += W) safe &= all_between(load(total + r), kSmallestSum, kLargestSum);
-  for (int r = 0; r < 8; ++r) shift[r] = 0.0f;
-  if (__builtin_expect(!safe, 0)) {
+  total = first_rows(rows, total, 1.0f);
+  if (__builtin_expect(!all_between(total, kSmallestSum, kLargestSum), 0)) {
     score_tiles<M, Scores::kRaw>(in, row, rows, e, packed, sums);
-    if (shape.tiling.lone) in.lone(row, lone);
+    if (shape.tiling.lone) result.lone = in.lone(row);
     for (int r = 0; r < rows; ++r) {
       float* scores = e + r * shape.ld;
-      V top = set1(shape.tiling.lone ? lone[r] : -__builtin_inff());
+      V top = set1(shape.tiling.lone ? result.lone[r] : -__builtin_inff());
       for (int c = 0; c < shape.columns; c += W) top = larger(top, load(scores + c));
-      shift[r] = largest(top);
+      const float shift = largest(top);
       V sum_of_row = zero();
       for (int c = 0; c < shape.columns; c += W) {
-        const V value = exp(load(scores + c) - set1(shift[r]));
+        const V value = exp(load(scores + c) - set1(shift));
         store(scores + c, value);
         sum_of_row += value;
         if constexpr (PACKED) M::store_values(packed + (r * shape.ld + c) / M::kPair, value);
       }
-      if (shape.tiling.lone) lone[r] = exp(set1(lone[r] - shift[r]))[0];
-      total[r] = sum(sum_of_row) + (shape.tiling.lone ? lone[r] : 0.0f);
+      result.shift[r] = shift;
+      if (shape.tiling.lone) result.lone[r] = exp(set1(result.lone[r] - shift))[0];
+      total[r] = sum(sum_of_row) + (shape.tiling.lone ? result.lone[r] : 0.0f);
     }
   }
-  for (int r = 0; r < 8; ++r) inverse[r] = 1.0f / total[r];
-  if (shape.tiling.lone)
-    for (int r = 0; r < rows; ++r) {
-      if constexpr (PACKED)
-        M::store_values(packed + (r * shape.ld + shape.columns) / M::kPair, load_row(lone + r, 1));
-      else
-        e[r * shape.ld + shape.columns] = lone[r];
-    }
+  result.inverse = 1.0f / total;
+  if (shape.tiling.lone) {
+    if constexpr (PACKED)
+      M::store_column(packed + shape.columns / M::kPair, shape.ld / M::kPair, result.lone, rows);
+    else
+      Float32::store_column(e + shape.columns, shape.ld, result.lone, rows);
+  }
+  return result;
 }
 
 }  // namespace vtk::VTK_ISA

@@ -1,7 +1,6 @@
 """The sides of one comparison of window attention: the op, its raw kernel and the peers, each gated before it may be timed."""
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +12,9 @@ from timing import Side
 from torch import Tensor
 
 import vtkernels as vt
-from vtkernels._core import native
+from vtkernels._core import native, testing
 from vtkernels.ops.window_attention import native as window_native
 from vtkernels.ops.window_attention.common import statistics_shape
-from vtkernels.ops.window_attention.op import OP
 
 OURS = "vtkernels"
 MEDIUM = "_med"  # suffix of a peer under set_float32_matmul_precision("medium")
@@ -108,9 +106,7 @@ def _peer(problem: Problem, phase: str, name: str) -> Candidate:
 def _raw(problem: Problem, phase: str) -> Candidate:
     if reason := native.why_missing():
         raise Unavailable(reason)
-    bound = inspect.signature(vt.window_attention).bind(**problem.arguments(problem.qkv.detach(), problem.table.detach(), "cpu"))
-    bound.apply_defaults()
-    call = OP.to_call(**bound.arguments)
+    call = testing.call_of("window_attention", problem.arguments(problem.qkv.detach(), problem.table.detach(), "cpu"))
     # the launcher's own argument order, without its allocations
     arguments = (*window_native._parameters(call), *window_native._scalars(call))
     out, statistics = torch.empty_like(problem.grad_out), torch.empty(statistics_shape(call))

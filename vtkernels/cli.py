@@ -55,7 +55,7 @@ def _system():
 def _triton() -> str:
     try:
         return importlib.import_module("triton").__version__
-    except ImportError as error:
+    except Exception as error:  # a broken installation raises whatever it likes
         return f"missing ({error}); pip install 'vtkernels[gpu]'"
 
 
@@ -111,10 +111,10 @@ def _check_backend(op: str, backend: str, device: str) -> int:
     if not verdicts:
         return 0
     failed = [verdict for verdict in verdicts if not verdict.passed]
-    worst = max(verdicts, key=lambda verdict: verdict.error / verdict.budget if verdict.budget else 0.0)
+    worst = max(verdicts, key=lambda verdict: verdict.share)
     print(
         f"{op} {backend} on {device}: {len(verdicts) - len(failed)} of {len(verdicts)} outputs and gradients within the error budget, "
-        f"the closest at {worst.error / worst.budget:.0%} ({worst.case}, {worst.quantity}); {passed_over} runs are not for this backend"
+        f"the closest at {worst.share:.0%} ({worst.case}, {worst.quantity}); {passed_over} runs are not for this backend"
     )
     for verdict in failed:
         print(f"  FAILED {verdict}")

@@ -4,7 +4,7 @@ import pytest
 
 import vtkernels
 from vtkernels import cli
-from vtkernels._core import testing
+from vtkernels._core import native, testing
 from vtkernels._core.op import OPS, Backend
 
 OP = "window_attention"
@@ -65,3 +65,12 @@ def test_explain_names_the_choice_and_the_reasons(monkeypatch):
     assert vtkernels.explain(OP, **arguments).chosen() == "reference"
     with pytest.raises(ValueError, match="op must be one of window_attention, got 'attention'"):
         vtkernels.explain("attention")
+
+
+def test_a_misspelt_environment_is_named(monkeypatch):
+    monkeypatch.setenv("VTKERNELS_BACKEND", "gpu")
+    with pytest.raises(ValueError, match="got 'gpu' from VTKERNELS_BACKEND"):
+        vtkernels.explain(OP, **OPS[OP].example("cpu"))
+    assert vtkernels.backends()[OP]["reference"] is None
+    monkeypatch.setenv("VTKERNELS_ISA", "avx")
+    assert "VTKERNELS_ISA must be one of portable, avx2, avx512, avx512_bf16, got 'avx'" in native.why_missing.__wrapped__()

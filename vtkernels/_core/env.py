@@ -14,5 +14,9 @@ def default_backend() -> str:
     return os.environ.get("VTKERNELS_BACKEND", "auto")
 
 
+def isa_limit() -> str:
+    return os.environ.get("VTKERNELS_ISA") or ISA_NAMES[-1]
+
+
 def native_enabled() -> bool:
     return os.environ.get("VTKERNELS_NATIVE", "1") != "0"

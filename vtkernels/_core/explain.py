@@ -1,6 +1,5 @@
 """Which backend runs a call, and why the others do not."""
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,11 +37,12 @@ class Explanation:
 
 def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
     """Say which backend would run `vtkernels.<op>(*args, **kwargs)`, and why each of the others would not. Nothing is computed."""
-    bound = inspect.signature(_find(op).public).bind(*args, **kwargs)
-    bound.apply_defaults()
-    asked = bound.arguments["backend"]
-    call = _find(op).to_call(**bound.arguments)
-    return Explanation(op, env.default_backend() if asked == "auto" else asked, {phase: _find(op).reasons(phase, call) for phase in PHASES})
+    found = _find(op)
+    arguments = found.arguments(*args, **kwargs)
+    asked = env.default_backend() if arguments["backend"] == "auto" else arguments["backend"]
+    found.check_name(asked)
+    call = found.to_call(**arguments)
+    return Explanation(op, asked, {phase: found.reasons(phase, call) for phase in PHASES})
 
 
 def backends() -> dict[str, dict[str, str | None]]:
@@ -52,7 +52,7 @@ def backends() -> dict[str, dict[str, str | None]]:
 
 
 def _on_any(op: Op, devices: list[torch.device]) -> dict[str, str | None]:
-    found = [explain(op.name, **op.example(device)).reasons["forward"] for device in devices]
+    found = [op.reasons("forward", op.to_call(**op.arguments(**op.example(device)))) for device in devices]
     return {name: None if any(reasons[name] is None for reasons in found) else found[0][name] for name in op.backend_names}
 
 

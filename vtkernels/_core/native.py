@@ -15,6 +15,8 @@ def why_missing() -> str | None:
     """Load the native library on the first call; None if it is there, else the reason in a sentence."""
     if not env.native_enabled():
         return "the native library is switched off by VTKERNELS_NATIVE=0"
+    if env.isa_limit() not in env.ISA_NAMES:
+        return f"VTKERNELS_ISA must be one of {', '.join(env.ISA_NAMES)}, got {env.isa_limit()!r}; unset it for the best this CPU has"
     if not LIBRARY.exists():
         return "the native library was not built; install a C++ compiler and reinstall with VTKERNELS_BUILD=cpu"
     try:

@@ -1,6 +1,7 @@
 """One op, several interchangeable backends: how a call finds the one that runs it."""
 
 import importlib
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,14 +39,20 @@ class Op:
         """For `explain` and `backends`: the public function, the call its arguments make, and arguments typical of it."""
         self.public, self.to_call, self.example = public, to_call, example
 
+    def arguments(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """All arguments of the public function by name, for a call that gives some."""
+        bound = inspect.signature(self.public).bind(*args, **kwargs)
+        bound.apply_defaults()
+        return bound.arguments
+
     @property
     def backend_names(self) -> tuple[str, ...]:
         return tuple(self._modules)
 
     def check_name(self, backend: str) -> None:
         if backend != "auto" and backend not in self._modules:
-            names = ", ".join(self._modules)
-            raise ValueError(f"{self.name}: backend must be one of auto, {names}, got {backend!r}; vtkernels.backends() lists what runs here")
+            names, origin = ", ".join(self._modules), " from VTKERNELS_BACKEND" if backend == env.default_backend() else ""
+            raise ValueError(f"{self.name}: backend must be one of auto, {names}, got {backend!r}{origin}; vtkernels.backends() lists what runs here")
 
     def backend(self, name: str) -> Backend:
         self.check_name(name)

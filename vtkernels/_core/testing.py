@@ -8,7 +8,6 @@ gradient of two numbers, each a sum that cancels, comes out all but exact by luc
 import contextlib
 import functools
 import importlib
-import inspect
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -85,9 +84,7 @@ def why_not(op: str, inputs: Inputs, backend: str) -> str | None:
 
 def call_of(op: str, inputs: Inputs) -> Any:
     """The call a backend would get for these inputs."""
-    bound = inspect.signature(OPS[op].public).bind(**inputs)
-    bound.apply_defaults()
-    return OPS[op].to_call(**bound.arguments)
+    return OPS[op].to_call(**OPS[op].arguments(**inputs))
 
 
 def run_case(op: str, inputs: Inputs, backend: str, upstream: tuple[Tensor, ...] | None = None) -> Outcome:
@@ -134,6 +131,11 @@ class Verdict:
     def passed(self) -> bool:
         # written so that a NaN on either side fails
         return self.error <= self.budget
+
+    @property
+    def share(self) -> float:
+        """Of the budget that is used up; an empty tensor has no budget and needs none."""
+        return self.error / self.budget if self.budget else 0.0
 
     def __str__(self) -> str:
         return (

@@ -4,7 +4,7 @@
 # TORCH    the torch requirement. PyPI's build for Linux brings CUDA; for the small CPU build:
 #          make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 
-PYTHON ?= $(or $(shell command -v python3.11),python3)
+PYTHON ?= $(or $(shell command -v python3.11 2>/dev/null),python3)
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0

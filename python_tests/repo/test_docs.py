@@ -9,7 +9,7 @@ import pytest
 from vtkernels import cli
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / name for name in ("README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("vtkernels/ops/*/README.md"))
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "benchmarks" / "README.md", *sorted(ROOT.glob("vtkernels/ops/*/README.md"))]
 README = (ROOT / "README.md").read_text()
 
 

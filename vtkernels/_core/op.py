@@ -98,6 +98,35 @@ def define(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) ->
     torch.library.register_fake(f"vtkernels::{name}", fake, lib=LIBRARY)
 
 
+def differentiable(name: str, save: Callable[..., None], differentiate: Callable[..., Any]) -> None:
+    """Register autograd for `vtkernels::<name>`: `save(ctx, inputs, output)` after the forward, `differentiate(ctx, *grads)`.
+
+    What torch.library.register_autograd does, without its 60 microseconds a call of reading the schema anew: a tenth
+    of a small kernel's training step.
+    """
+    below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
+    if below_autograd is None:
+        torch.library.register_autograd(f"vtkernels::{name}", differentiate, setup_context=save, lib=LIBRARY)
+        return
+    op = getattr(torch.ops.vtkernels, name).default
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        with below_autograd():
+            output = op(*args)
+        save(ctx, args, output)
+        return output
+
+    function = type(name, (torch.autograd.Function,), {"forward": staticmethod(forward), "backward": staticmethod(differentiate)})
+
+    def kernel(*args: Any) -> Any:
+        if torch.is_grad_enabled() and any(isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args):
+            return function.apply(*args)
+        with below_autograd():
+            return op(*args)
+
+    LIBRARY.impl(name, kernel, "Autograd")
+
+
 def refuse_double_backward(name: str) -> None:
     """Give the backward op a formula that raises: silence would return wrong second derivatives."""
 
@@ -107,4 +136,4 @@ def refuse_double_backward(name: str) -> None:
             f"{op}: double backward is not implemented; for second derivatives use vtkernels.ops.{op}.reference, which is plain tensor algebra"
         )
 
-    torch.library.register_autograd(f"vtkernels::{name}", refuse, lib=LIBRARY)
+    differentiable(name, lambda ctx, inputs, output: None, refuse)

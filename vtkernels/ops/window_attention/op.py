@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vtkernels._core import check
-from vtkernels._core.op import Op, define, refuse_double_backward
+from vtkernels._core.op import Op, define, differentiable, refuse_double_backward
 from vtkernels._core.philox import draw_seed
 from vtkernels.ops.window_attention.common import Call, statistics_shape
 
@@ -185,7 +185,7 @@ define(
     _backward,
     _backward_fake,
 )
-torch.library.register_autograd("vtkernels::window_attention", _differentiate, setup_context=_save)
+differentiable("window_attention", _save, _differentiate)
 refuse_double_backward("window_attention_backward")
 
 

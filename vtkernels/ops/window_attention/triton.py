@@ -294,6 +294,7 @@ def _block(n: int) -> int:
     return max(16, _power_of_two(n))
 
 
+@functools.cache
 def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 

@@ -1,7 +1,6 @@
-// The storage types of the native kernels. Half precision is stored, never computed with.
+// The storage types of the native kernels.
 #pragma once
 #include <cstdint>
-#include <cstring>
 
 namespace vtk {
 

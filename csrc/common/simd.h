@@ -49,7 +49,7 @@ VTK_INLINE V fma(V a, V b, V c) {
 #endif
 }
 
-// ---- exp, to about one unit in the last place; exactly 0 below -104, inf above 88.8, NaN kept ----------------------
+// ---- exp, to about one unit in the last place of a normal result; 0 for very negative numbers, inf above 88.8, NaN kept ----------------------
 constexpr float kLog2e = 1.44269504088896341f, kLn2Hi = 0.693147182464599609f, kLn2Lo = -1.90465429995776804e-9f;
 
 #if defined(__AVX512F__)

@@ -1,6 +1,8 @@
 // Window attention for one instruction set: the walk over images, windows and heads, and its division among threads.
 #include "window_attention/backward.h"
 
+#include <memory>
+
 #include "common/scratch.h"
 
 namespace vtk::VTK_ISA {
@@ -20,7 +22,8 @@ struct Plan {
   int heads_together, groups, ranges;
 
   Plan(const WindowAttention& call, int64_t windows, int threads, int64_t bytes_per_head) : items(call.batch * windows), heads_together(call.heads) {
-    while (heads_together > 1 && (call.heads % heads_together || heads_together * bytes_per_head > kBytesTogether)) --heads_together;
+    auto unfit = [&] { return heads_together * bytes_per_head > kBytesTogether || call.heads / heads_together * items < threads; };
+    while (heads_together > 1 && (call.heads % heads_together || unfit())) --heads_together;
     groups = call.heads / heads_together;
     const int64_t wanted = threads / greatest_common_divisor(groups, threads);
     ranges = (int)(wanted < items ? wanted : items);
@@ -225,15 +228,14 @@ void backward(const WindowAttention& call, const Parallel& parallel) {
   const int64_t windows = ((call.height + call.window_h - 1) / call.window_h) * ((call.width + call.window_w - 1) / call.window_w);
   const Plan plan(call, windows, parallel.threads, (int64_t)call.window_h * call.window_w * call.head_dim * 4 * sizeof(T));
   const PartialSums sums(call, call.window_h * call.window_w);
-  float* partial = new float[(size_t)(plan.tasks() * plan.heads_together * sums.total)];
-  backward_tasks<M, T>(call, parallel, plan, sums, partial);
-  auto run = [&](int64_t head) { collect(call, plan, sums, partial, (int)head); };
+  const std::unique_ptr<float[]> partial(new float[(size_t)(plan.tasks() * plan.heads_together * sums.total)]);
+  backward_tasks<M, T>(call, parallel, plan, sums, partial.get());
+  auto run = [&](int64_t head) { collect(call, plan, sums, partial.get(), (int)head); };
   parallel.for_each(call.heads, run);
-  delete[] partial;
 }
 
 // Pairs of bf16 are for plain attention; normalising rows or dropping single elements wants floats.
-VTK_INLINE bool pairs_serve(const WindowAttention& call) { return call.logit_scale == nullptr && call.dropout_p == 0.0f; }
+VTK_INLINE bool pairs_serve(const WindowAttention& call) { return call.logit_scale == nullptr && call.dropout_p == 0.0; }
 
 }  // namespace
 

@@ -13,7 +13,7 @@ struct WindowAttention {
   int heads, head_dim, window_h, window_w, shift_h, shift_w;
   float scale;
   bool mask_padding, shift_first;
-  float dropout_p;
+  double dropout_p;
   uint64_t seed;
 
   DType dtype;               // of qkv, out, grad_out and d_qkv

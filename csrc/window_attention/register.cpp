@@ -25,7 +25,7 @@ WindowAttention make_call(const Tensor& qkv, const MaybeTensor& bias_table, cons
   call.scale = static_cast<float>(scale);
   call.mask_padding = mask_padding;
   call.shift_first = shift_first;
-  call.dropout_p = static_cast<float>(dropout_p);
+  call.dropout_p = dropout_p;
   call.seed = static_cast<uint64_t>(seed);
   call.dtype = dtype_of(qkv);
   call.qkv = qkv.const_data_ptr();

@@ -137,9 +137,8 @@ struct Dropout {
   float kept;           // 1 / (1 - p)
   bool on;
 
-  Dropout(const WindowAttention& call, uint64_t item)
-      : seed(call.seed), item(item), kept((float)(1.0 / (1.0 - (double)call.dropout_p))), on(call.dropout_p > 0.0f) {
-    const double threshold_exact = (1.0 - (double)call.dropout_p) * 4294967296.0 + 0.5;
+  Dropout(const WindowAttention& call, uint64_t item) : seed(call.seed), item(item), kept((float)(1.0 / (1.0 - call.dropout_p))), on(call.dropout_p > 0.0) {
+    const double threshold_exact = (1.0 - call.dropout_p) * 4294967296.0 + 0.5;
     threshold = threshold_exact >= 4294967295.0 ? 4294967295u : (uint32_t)threshold_exact;
   }
   inline __attribute__((always_inline)) float factor(uint32_t element) const { return philox(seed, element, item) < threshold ? kept : 0.0f; }

@@ -9,8 +9,9 @@ namespace vtk::VTK_ISA {
 // Tiles leave room for the operands: 24 of 32 accumulators with AVX-512, 12 of 16 otherwise.
 constexpr int kAccumulators = W == 16 ? 24 : 12, kMaxVectors = W == 16 ? 4 : 2, kMaxRows = W == 16 ? 8 : 6;
 constexpr float kMask = -100.0f;
-// A row sum of exponentials inside these bounds needed no subtraction of the row's maximum.
-constexpr float kSmallestSum = 0x1p-60f, kLargestSum = 0x1p100f;
+// A row sum of exponentials inside these bounds needed no subtraction of the row's maximum: it leaves half of the
+// exponent's range to the gradients and values it is multiplied with.
+constexpr float kSmallestSum = 0x1p-60f, kLargestSum = 0x1p60f;
 
 template <int N>
 struct Int {

@@ -139,6 +139,18 @@ def test_dropout_drops_what_philox_says(backend):
         assert_close(out[item], torch.tensor(kept) / (tokens * (1 - p)), 1e-6, f"item {item}")
 
 
+@every_backend
+def test_dropout_compares_in_full_precision(backend):
+    """With this seed one word lies between the thresholds of 0.9 and of 0.9 in single precision."""
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(1, 32, 32, 3 * 3 * 8, generator=generator)
+    inputs = {"qkv": qkv, "num_heads": 3, "window_size": 32, "dropout_p": 0.9, "seed": 6}
+    skip_unless_it_runs(backend, inputs)
+    head, query = 2, 614304 // 1024
+    expected = OP.public(**inputs, backend="reference").view(1024, 3, 8)[query, head]
+    assert_close(OP.public(**inputs, backend=backend).view(1024, 3, 8)[query, head], expected, 1e-5, "the query whose weight is dropped")
+
+
 # the formula
 
 

@@ -10,6 +10,7 @@ import torch
 from oracles import eager_swin
 
 import vtkernels as vt
+from vtkernels._core import testing
 from vtkernels._core.env import ISA_NAMES
 from vtkernels.ops.window_attention.op import OP
 
@@ -118,6 +119,27 @@ def test_a_training_step_takes_little_more_than_its_results(size, window, heads,
     assert 0.5 * results < peak < 1.3 * results, f"{peak / 2**20:.0f} MiB beside results of {results / 2**20:.0f} MiB"
     # the measurement must see what is there: the reference makes windows and scores
     assert peak_of_a_training_step(backend="reference", **shape | {"batch": 1}) > 3 * results / batch
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("level", [0.0, 40.0, 64.0, 1000.0])
+def test_small_gradients_survive_beside_large_scores(backend, level):
+    """A bias of the same size everywhere changes nothing, and a power of two in the upstream gradient only scales the gradients."""
+    generator = torch.Generator().manual_seed(1)
+    qkv = torch.randn(1, 14, 14, 96, generator=generator)
+    inputs = {"qkv": qkv, "bias_table": torch.full((169, 1), level), "num_heads": 1, "window_size": 7}
+    if (reason := testing.why_not(OP.name, inputs, backend)) is not None:
+        pytest.skip(f"{backend}: {reason}")
+    upstream = torch.randn(1, 14, 14, 32, generator=generator)
+    plain, scaled = (gradients(inputs, upstream * scale, backend) for scale in (1.0, 2.0**-40))
+    for name in plain:
+        assert torch.equal(plain[name] * 2.0**-40, scaled[name]), name
+
+
+def gradients(inputs, upstream, backend):
+    leaves = {name: inputs[name].clone().requires_grad_() for name in ("qkv", "bias_table")}
+    vt.window_attention(**inputs | leaves, backend=backend).backward(upstream)
+    return {name: leaf.grad for name, leaf in leaves.items()}
 
 
 JUDGE_ON_ISA = """

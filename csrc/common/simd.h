@@ -36,8 +36,16 @@ VTK_INLINE I set1i(int32_t x) { return x - I{}; }
 VTK_INLINE V load(const float* p) { return (V)*(const UnalignedV*)p; }
 VTK_INLINE I loadi(const int32_t* p) { return (I)*(const UnalignedI*)p; }
 VTK_INLINE void store(float* p, V v) { *(UnalignedV*)p = (UnalignedV)v; }
-// b where the comparison with NaN fails: larger(constant, x) hands a NaN in x on
+// b where a comparison with NaN fails: larger(constant, x) hands a NaN in x on
+#if defined(__AVX512F__)
+VTK_INLINE V larger(V a, V b) { return _mm512_max_ps(a, b); }
+#elif defined(__AVX2__)
+VTK_INLINE V larger(V a, V b) { return _mm256_max_ps(a, b); }
+VTK_INLINE V smaller(V a, V b) { return _mm256_min_ps(a, b); }
+#else
 VTK_INLINE V larger(V a, V b) { return a > b ? a : b; }
+VTK_INLINE V smaller(V a, V b) { return a < b ? a : b; }
+#endif
 
 VTK_INLINE V fma(V a, V b, V c) {
 #if defined(__AVX512F__)
@@ -50,7 +58,10 @@ VTK_INLINE V fma(V a, V b, V c) {
 }
 
 // ---- exp, to about one unit in the last place of a normal result; 0 for very negative numbers, inf above 88.8, NaN kept ----------------------
-constexpr float kLog2e = 1.44269504088896341f, kLn2Hi = 0.693147182464599609f, kLn2Lo = -1.90465429995776804e-9f;
+constexpr float kLog2e = 1.44269504088896341f, kLn2 = 0.693147182464599609f;
+#if !defined(__AVX2__)
+constexpr float kLn2Head = 0.693359375f, kLn2Tail = -2.12194440e-4f;  // without fma: the head's products are exact
+#endif
 
 #if defined(__AVX512F__)
 struct ExpTable {  // 2^(i / 32): small enough to be looked up inside two registers
@@ -70,11 +81,11 @@ constexpr ExpTable exp_table = make_exp_table();
 
 VTK_INLINE V exp(V x) {
   const V magic = set1(1.5f * (1 << 18));  // adding it rounds to a multiple of 1 / 32
-  x = _mm512_max_ps(set1(-110.0f), x);
+  x = larger(set1(-110.0f), x);
   const V shifted = fma(x, set1(kLog2e), magic);
   const V n = shifted - magic;
   // |r| <= ln2 / 64; ln2's own rounding, 3e-9 of x, is lost in the rounding of x
-  const V r = fma(n, set1(-kLn2Hi), x);
+  const V r = fma(n, set1(-kLn2), x);
   const V power = _mm512_permutex2var_ps(_mm512_load_ps(exp_table.value), _mm512_castps_si512(shifted), _mm512_load_ps(exp_table.value + 16));
   // e^r - 1: the linear coefficient carries the cubic term's best linear fit on the interval
   const V p = r * fma(r, set1(0.5f), set1(1.00001466f));
@@ -82,11 +93,16 @@ VTK_INLINE V exp(V x) {
 }
 #else
 VTK_INLINE V exp(V x) {
-  const V magic = set1(1.5f * (1 << 23));
-  const V inside = larger(set1(-87.3f), x);
-  const V shifted = fma(inside < set1(88.7f) ? inside : set1(88.7f), set1(kLog2e), magic);
-  const V n = shifted - magic;
-  const V r = fma(n, set1(-kLn2Lo), fma(n, set1(-kLn2Hi), inside));
+  const V magic = set1(1.5f * (1 << 23));  // adding it rounds to an integer
+  // between the logarithms of the smallest number and of infinity: there the last two products round to 0 and to infinity
+  x = smaller(set1(89.0f), larger(set1(-104.0f), x));
+  const V shifted = fma(x, set1(kLog2e), magic);
+  const V rounded = shifted - magic;
+#if defined(__AVX2__)
+  const V r = fma(rounded, set1(-kLn2), x);  // |r| <= ln2 / 2
+#else
+  const V r = x - rounded * kLn2Head - rounded * kLn2Tail;
+#endif
   V p = set1(1.0f / 5040);
   p = fma(p, r, set1(1.0f / 720));
   p = fma(p, r, set1(1.0f / 120));
@@ -95,12 +111,9 @@ VTK_INLINE V exp(V x) {
   p = fma(p, r, set1(0.5f));
   p = fma(p, r, set1(1.0f));
   p = fma(p, r, set1(1.0f));
-  // two factors: 2^128 alone overflows while its product with p need not
-  const I k = (I)shifted - (I)magic, half = k >> 1;
-  V e = p * (V)((half + 127) << 23) * (V)((k - half + 127) << 23);
-  e = x < set1(-87.3f) ? zero() : e;
-  e = x > set1(88.7f) ? set1(__builtin_inff()) : e;
-  return x != x ? x : e;
+  // 2^n in two factors: either fits a float where their product need not
+  const I n = (I)shifted - (I)magic, half = n >> 1;
+  return p * (V)((half + 127) << 23) * (V)((n - half + 127) << 23);
 }
 #endif
 

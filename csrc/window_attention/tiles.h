@@ -177,9 +177,21 @@ VTK_NOINLINE void product_tile(const ProductTile<M>& t, const Destination<T>& to
   V s[R][NV];
   VTK_UNROLL for (int r = 0; r < R; ++r) VTK_UNROLL for (int v = 0; v < NV; ++v) s[r][v] = zero();
   multiply<M, R, NV>(s, t.a, t.lda, t.ka, t.b, t.ldb, t.steps);
+  // the common case without masks and without a decision for each vector
+  const bool whole = !to.buffer && t.column + NV * W <= to.dim;
   VTK_UNROLL for (int r = 0; r < R; ++r) {
     const V factor = set1(t.factor ? t.factor[r] * t.scale : t.scale);
-    VTK_UNROLL for (int v = 0; v < NV; ++v) put(to, t.row + r, t.column + v * W, s[r][v] * factor);
+    VTK_UNROLL for (int v = 0; v < NV; ++v) s[r][v] *= factor;
+    const int64_t pixel = to.pixel[t.row + r];
+    if (__builtin_expect(whole && pixel >= 0, 1)) {
+      T* p = to.base + pixel * to.stride + t.column;
+      if (to.stream)
+        VTK_UNROLL for (int v = 0; v < NV; ++v) stream_row(p + v * W, s[r][v]);
+      else
+        VTK_UNROLL for (int v = 0; v < NV; ++v) store_row(p + v * W, s[r][v], W);
+    } else {
+      VTK_UNROLL for (int v = 0; v < NV; ++v) put(to, t.row + r, t.column + v * W, s[r][v]);
+    }
   }
 }
 

@@ -4,12 +4,25 @@ import importlib
 from typing import Any
 
 from vtkernels._core.explain import backends, explain
+from vtkernels.ops.sam import adamw_step_, sam_perturb_, sam_restore_, sam_square_sum, sgd_step_
 from vtkernels.ops.window_attention import window_attention
 from vtkernels.version import __version__
 
-__all__ = ["__version__", "backends", "explain", "nn", "window_attention"]
+__all__ = [
+    "__version__",
+    "adamw_step_",
+    "backends",
+    "explain",
+    "nn",
+    "optim",
+    "sam_perturb_",
+    "sam_restore_",
+    "sam_square_sum",
+    "sgd_step_",
+    "window_attention",
+]
 
-_LAZY = ("nn",)
+_LAZY = ("nn", "optim")
 
 
 def __getattr__(name: str) -> Any:

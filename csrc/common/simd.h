@@ -57,6 +57,17 @@ VTK_INLINE V fma(V a, V b, V c) {
 #endif
 }
 
+VTK_INLINE V square_root(V v) {
+#if defined(__AVX512F__)
+  return _mm512_sqrt_ps(v);
+#elif defined(__AVX2__)
+  return _mm256_sqrt_ps(v);
+#else
+  for (int i = 0; i < W; ++i) v[i] = __builtin_sqrtf(v[i]);
+  return v;
+#endif
+}
+
 // ---- exp, to about one unit in the last place of a normal result; 0 for very negative numbers, inf above 88.8, NaN kept ----------------------
 constexpr float kLog2e = 1.44269504088896341f, kLn2 = 0.693147182464599609f;
 #if !defined(__AVX2__)

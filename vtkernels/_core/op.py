@@ -26,10 +26,15 @@ class Backend:
 
 
 class Op:
-    """An op's backends, in order of preference. Each is a module with a `BACKEND`, imported when first asked."""
+    """An op's backends, in order of preference, each as "module" or "module:attribute" (default BACKEND), imported when first asked.
 
-    def __init__(self, name: str, backends: dict[str, str]):
+    An op that is not `differentiable` has a forward phase only; `mutates` names the arguments such an op writes to.
+    """
+
+    def __init__(self, name: str, backends: dict[str, str], *, differentiable: bool = True, mutates: tuple[str, ...] = ()):
         self.name = name
+        self.mutates = mutates
+        self.phases = ("forward", "backward") if differentiable else ("forward",)
         self._modules = backends
         self._loaded: dict[str, Backend] = {}
         self._told: set[str] = set()
@@ -46,6 +51,11 @@ class Op:
         return bound.arguments
 
     @property
+    def package(self) -> str:
+        """The folder of the op, which may hold several that belong together."""
+        return self._modules["reference"].rpartition(".")[0]
+
+    @property
     def backend_names(self) -> tuple[str, ...]:
         return tuple(self._modules)
 
@@ -57,7 +67,8 @@ class Op:
     def backend(self, name: str) -> Backend:
         self.check_name(name)
         if name not in self._loaded:
-            self._loaded[name] = importlib.import_module(self._modules[name]).BACKEND
+            module, _, attribute = self._modules[name].partition(":")
+            self._loaded[name] = getattr(importlib.import_module(module), attribute or "BACKEND")
         return self._loaded[name]
 
     def reasons(self, phase: str, call: Any) -> dict[str, str | None]:

@@ -57,6 +57,25 @@ VTK_INLINE V fma(V a, V b, V c) {
 #endif
 }
 
+// ---- doubles, half as many to a vector ------------------------------------------------------------------------------
+// spelled out: the compilers' own conversion of a vector goes through pieces of four
+#if defined(__AVX512F__)
+using D = __m512d;
+VTK_INLINE D low_doubles(V v) { return _mm512_cvtps_pd(_mm512_castps512_ps256(v)); }
+VTK_INLINE D high_doubles(V v) { return _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1))); }
+VTK_INLINE D fma(D a, D b, D c) { return _mm512_fmadd_pd(a, b, c); }
+#elif defined(__AVX2__)
+using D = __m256d;
+VTK_INLINE D low_doubles(V v) { return _mm256_cvtps_pd(_mm256_castps256_ps128(v)); }
+VTK_INLINE D high_doubles(V v) { return _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)); }
+VTK_INLINE D fma(D a, D b, D c) { return _mm256_fmadd_pd(a, b, c); }
+#else
+typedef double D __attribute__((vector_size(16)));
+VTK_INLINE D low_doubles(V v) { return D{v[0], v[1]}; }
+VTK_INLINE D high_doubles(V v) { return D{v[2], v[3]}; }
+VTK_INLINE D fma(D a, D b, D c) { return a * b + c; }
+#endif
+
 VTK_INLINE V square_root(V v) {
 #if defined(__AVX512F__)
   return _mm512_sqrt_ps(v);

@@ -60,4 +60,14 @@ double bf16_dot_flops([[maybe_unused]] double seconds) {
 #endif
 }
 
+// y += x on whole vectors, with stores into the cache or past it: what memory does for two reads and a write
+void add_to(float* y, const float* x, int64_t size, bool stream) {
+  if (stream) {
+    for (int64_t i = 0; i + W <= size; i += W) stream_row(y + i, load(y + i) + load(x + i));
+    stream_fence();
+  } else {
+    for (int64_t i = 0; i + W <= size; i += W) store(y + i, load(y + i) + load(x + i));
+  }
+}
+
 }  // namespace vtk::VTK_ISA

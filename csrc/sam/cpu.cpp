@@ -16,65 +16,52 @@ VTK_INLINE auto with_type(DType dtype, F f) {
   }
 }
 
-// step(i, count, store) for whole vectors, then for the rest; store(p, v, count) streams where all of `written` allow it
-template <class T, class Step, class... Written>
-VTK_INLINE void walk(int64_t size, bool stream, Step step, const Written*... written) {
+// step(i, count, fresh) for whole vectors, then for the rest. fresh(p, v, count) stores past the caches where `to` allows it:
+// for what is written without having been read. A line that was just read is in the cache already, and an ordinary store is faster.
+template <class T, class Step>
+VTK_INLINE void walk(int64_t size, bool stream, const T* to, Step step) {
   const int64_t whole = size / W * W;
-  const bool aligned = ((reinterpret_cast<uintptr_t>(written) % (W * sizeof(T)) == 0) && ...);
-  if (stream && aligned) {
-    auto store = [](T* p, V v, int) __attribute__((always_inline)) { stream_row(p, v); };
-    for (int64_t i = 0; i < whole; i += W) step(i, W, store);
+  auto keep = [](T* p, V v, int count) __attribute__((always_inline)) { store_row(p, v, count); };
+  if (stream && reinterpret_cast<uintptr_t>(to) % (W * sizeof(T)) == 0) {
+    auto past = [](T* p, V v, int) __attribute__((always_inline)) { stream_row(p, v); };
+    for (int64_t i = 0; i < whole; i += W) step(i, W, past);
     stream_fence();
   } else {
-    auto store = [](T* p, V v, int) __attribute__((always_inline)) { store_row(p, v, W); };
-    for (int64_t i = 0; i < whole; i += W) step(i, W, store);
+    for (int64_t i = 0; i < whole; i += W) step(i, W, keep);
   }
-  auto store = [](T* p, V v, int count) __attribute__((always_inline)) { store_row(p, v, count); };
-  if (whole < size) step(whole, (int)(size - whole), store);
+  if (whole < size) step(whole, (int)(size - whole), keep);
 }
-
-typedef float HalfV __attribute__((vector_size(sizeof(V) / 2)));
-typedef double D __attribute__((vector_size(sizeof(V))));
-
-// In double: no gradient a float can hold overflows, and a sum of many keeps its digits.
-struct SquareSum {
-  D low{}, high{};
-  VTK_INLINE void add(SquareSum& sum, V v) {
-    HalfV halves[2];
-    memcpy(halves, &v, sizeof(v));
-    const D a = __builtin_convertvector(halves[0], D), b = __builtin_convertvector(halves[1], D);
-    sum.low += a * a;
-    sum.high += b * b;
-  }
-  double total() const {
-    double s = 0.0;
-    for (int i = 0; i < W / 2; ++i) s += low[i] + high[i];
-    return s;
-  }
-};
 
 VTK_INLINE V magnitude(V v) { return (V)((I)v & 0x7FFFFFFF); }
 
+// In double: no gradient a float can hold overflows, and a sum of many keeps its digits.
 template <class T>
 double square_sum(const SamItem& item, const Chunk& chunk, float eta) {
   const T *g = (const T*)item.grad + chunk.begin, *w = (const T*)item.param + chunk.begin;
   // several chains, as an addition takes longer than the loads before it
-  SquareSum sums[4];
-  const int64_t whole = chunk.size / W * W;
+  constexpr int kChains = 4;
+  D low[kChains]{}, high[kChains]{};
+  auto add = [](D& low_sum, D& high_sum, V v) __attribute__((always_inline)) {
+    const D a = low_doubles(v), b = high_doubles(v);
+    low_sum = fma(a, a, low_sum);
+    high_sum = fma(b, b, high_sum);
+  };
   int64_t i = 0;
   if (!item.adaptive) {
-    for (; i + 4 * W <= whole; i += 4 * W) VTK_UNROLL for (int k = 0; k < 4; ++k) SquareSum::add(sums[k], load_row(g + i + k * W, W));
+    for (; i + kChains * W <= chunk.size; i += kChains * W) VTK_UNROLL for (int k = 0; k < kChains; ++k) add(low[k], high[k], load_row(g + i + k * W, W));
   }
-  auto value = [&](int64_t at, int count) __attribute__((always_inline)) {
-    const V v = load_row(g + at, count);
-    return item.adaptive ? (magnitude(load_row(w + at, count)) + eta) * v : v;
-  };
-  for (; i < whole; i += W) SquareSum::add(sums[0], value(i, W));
-  if (i < chunk.size) {
+  for (; i < chunk.size; i += W) {
+    const int count = chunk.size - i < W ? (int)(chunk.size - i) : W;
     // lanes past the end are 0 in both
-    SquareSum::add(sums[0], value(i, (int)(chunk.size - i)));
+    const V v = load_row(g + i, count);
+    add(low[0], high[0], item.adaptive ? (magnitude(load_row(w + i, count)) + eta) * v : v);
   }
-  return (sums[0].total() + sums[1].total()) + (sums[2].total() + sums[3].total());
+  double total = 0.0;
+  VTK_UNROLL for (int k = 0; k < kChains; ++k) {
+    const D both = low[k] + high[k];
+    for (int lane = 0; lane < W / 2; ++lane) total += both[lane];
+  }
+  return total;
 }
 
 template <class T>
@@ -83,19 +70,19 @@ void perturb(const SamItem& item, const Chunk& chunk, float eta, bool stream) {
   const T* g = (const T*)item.grad + chunk.begin;
   const V factor = set1(item.factor);
   if (item.adaptive) {
-    auto step = [&](int64_t i, int count, auto store) __attribute__((always_inline)) {
+    auto step = [&](int64_t i, int count, auto fresh) __attribute__((always_inline)) {
       const V old = load_row(w + i, count), t = magnitude(old) + eta;
-      store(backup + i, old, count);
-      store(w + i, fma(t * t * load_row(g + i, count), factor, old), count);
+      fresh(backup + i, old, count);
+      store_row(w + i, fma(t * t * load_row(g + i, count), factor, old), count);
     };
-    walk<T>(chunk.size, stream, step, w, backup);
+    walk(chunk.size, stream, backup, step);
   } else {
-    auto step = [&](int64_t i, int count, auto store) __attribute__((always_inline)) {
+    auto step = [&](int64_t i, int count, auto fresh) __attribute__((always_inline)) {
       const V old = load_row(w + i, count);
-      store(backup + i, old, count);
-      store(w + i, fma(load_row(g + i, count), factor, old), count);
+      fresh(backup + i, old, count);
+      store_row(w + i, fma(load_row(g + i, count), factor, old), count);
     };
-    walk<T>(chunk.size, stream, step, w, backup);
+    walk(chunk.size, stream, backup, step);
   }
 }
 
@@ -106,19 +93,19 @@ void sgd(const SgdStep& call, const StepItem& item, const Chunk& chunk, bool str
   const V grad_factor = set1(call.grad_factor), decay = set1(item.decay), weight_decay = set1(item.weight_decay), size = set1(-item.size),
           momentum = set1(call.momentum);
   if (!item.first) {
-    auto step = [&](int64_t i, int count, auto store) __attribute__((always_inline)) {
+    auto step = [&](int64_t i, int count, auto fresh) __attribute__((always_inline)) {
       const V old = load_row(from + i, count), d = fma(load_row(g + i, count), grad_factor, weight_decay * old);
-      store(w + i, fma(size, d, old * decay), count);
+      fresh(w + i, fma(size, d, old * decay), count);
     };
-    return walk<T>(chunk.size, stream, step, w);
+    return walk(chunk.size, stream, w, step);
   }
-  auto step = [&](int64_t i, int count, auto store) __attribute__((always_inline)) {
+  auto step = [&](int64_t i, int count, auto fresh) __attribute__((always_inline)) {
     const V old = load_row(from + i, count), d = fma(load_row(g + i, count), grad_factor, weight_decay * old);
     const V b = fma(load_row(buffer + i, count), momentum, d);
-    store(buffer + i, b, count);
-    store(w + i, fma(size, call.nesterov ? fma(b, momentum, d) : b, old * decay), count);
+    store_row(buffer + i, b, count);
+    fresh(w + i, fma(size, call.nesterov ? fma(b, momentum, d) : b, old * decay), count);
   };
-  walk<T>(chunk.size, stream, step, w, buffer);
+  walk(chunk.size, stream, w, step);
 }
 
 template <class T>
@@ -127,53 +114,65 @@ void adamw(const AdamWStep& call, const StepItem& item, const Chunk& chunk, bool
   const T *g = (const T*)item.grad + chunk.begin, *from = (const T*)item.backup + chunk.begin;
   const V grad_factor = set1(call.grad_factor), decay = set1(item.decay), weight_decay = set1(item.weight_decay), size = set1(-item.size),
           root = set1(item.root), eps = set1(call.eps), beta2 = set1(call.beta2), fresh1 = set1(1.0f - call.beta1), fresh2 = set1(1.0f - call.beta2);
-  auto step = [&](int64_t i, int count, auto store) __attribute__((always_inline)) {
+  auto step = [&](int64_t i, int count, auto fresh) __attribute__((always_inline)) {
     const V old = load_row(from + i, count), d = fma(load_row(g + i, count), grad_factor, weight_decay * old);
     const V old_m = load_row(m + i, count), new_m = fma(fresh1, d - old_m, old_m);
     const V new_v = fma(beta2, load_row(v + i, count), fresh2 * d * d);
-    store(m + i, new_m, count);
-    store(v + i, new_v, count);
-    store(w + i, fma(size, new_m / fma(square_root(new_v), root, eps), old * decay), count);
+    store_row(m + i, new_m, count);
+    store_row(v + i, new_v, count);
+    fresh(w + i, fma(size, new_m / fma(square_root(new_v), root, eps), old * decay), count);
   };
-  walk<T>(chunk.size, stream, step, w, m, v);
+  walk(chunk.size, stream, w, step);
+}
+
+// a step that starts from the parameters themselves reads what it writes
+VTK_INLINE bool streams(const Chunks& chunks, const StepItem& item) { return chunks.stream && item.backup != item.param; }
+
+// f(chunk's index) for all, on all threads
+template <class F>
+VTK_INLINE void for_each_chunk(const Chunks& chunks, const Parallel& parallel, F f) {
+  auto run = [&](int64_t task) {
+    for (int64_t i = chunks.bounds[task]; i < chunks.bounds[task + 1]; ++i) f(i);
+  };
+  parallel.for_each(chunks.tasks, run);
 }
 
 }  // namespace
 
 void sam_square_sums(const SamItem* items, float eta, const Chunks& chunks, double* sums, const Parallel& parallel) {
-  auto run = [&](int64_t task) {
-    const Chunk& chunk = chunks.chunks[task];
+  for_each_chunk(chunks, parallel, [&](int64_t i) {
+    const Chunk& chunk = chunks.chunks[i];
     const SamItem& item = items[chunk.item];
-    sums[task] = with_type(item.dtype, [&](auto type) { return square_sum<decltype(type)>(item, chunk, eta); });
-  };
-  parallel.for_each(chunks.count, run);
+    sums[i] = with_type(item.dtype, [&](auto type) { return square_sum<decltype(type)>(item, chunk, eta); });
+  });
 }
 
 void sam_perturb(const SamItem* items, float eta, const Chunks& chunks, const Parallel& parallel) {
+  // from the last chunk to the first: the gradients the norm read last are still in the cache
   auto run = [&](int64_t task) {
-    const Chunk& chunk = chunks.chunks[task];
-    const SamItem& item = items[chunk.item];
-    with_type(item.dtype, [&](auto type) { perturb<decltype(type)>(item, chunk, eta, chunks.stream); });
+    for (int64_t i = chunks.bounds[task + 1]; i-- > chunks.bounds[task];) {
+      const Chunk& chunk = chunks.chunks[i];
+      const SamItem& item = items[chunk.item];
+      with_type(item.dtype, [&](auto type) { perturb<decltype(type)>(item, chunk, eta, chunks.stream); });
+    }
   };
-  parallel.for_each(chunks.count, run);
+  parallel.for_each(chunks.tasks, run);
 }
 
 void sgd_step(const SgdStep& step, const Chunks& chunks, const Parallel& parallel) {
-  auto run = [&](int64_t task) {
-    const Chunk& chunk = chunks.chunks[task];
+  for_each_chunk(chunks, parallel, [&](int64_t i) {
+    const Chunk& chunk = chunks.chunks[i];
     const StepItem& item = step.items[chunk.item];
-    with_type(item.dtype, [&](auto type) { sgd<decltype(type)>(step, item, chunk, chunks.stream); });
-  };
-  parallel.for_each(chunks.count, run);
+    with_type(item.dtype, [&](auto type) { sgd<decltype(type)>(step, item, chunk, streams(chunks, item)); });
+  });
 }
 
 void adamw_step(const AdamWStep& step, const Chunks& chunks, const Parallel& parallel) {
-  auto run = [&](int64_t task) {
-    const Chunk& chunk = chunks.chunks[task];
+  for_each_chunk(chunks, parallel, [&](int64_t i) {
+    const Chunk& chunk = chunks.chunks[i];
     const StepItem& item = step.items[chunk.item];
-    with_type(item.dtype, [&](auto type) { adamw<decltype(type)>(step, item, chunk, chunks.stream); });
-  };
-  parallel.for_each(chunks.count, run);
+    with_type(item.dtype, [&](auto type) { adamw<decltype(type)>(step, item, chunk, streams(chunks, item)); });
+  });
 }
 
 }  // namespace vtk::VTK_ISA

@@ -22,26 +22,38 @@ void perturb_on_chosen_isa(const SamItem* items, float eta, const Chunks& chunks
 void sgd_on_chosen_isa(const SgdStep& step, const Chunks& chunks, const Parallel& parallel) { VTK_DISPATCH(sgd_step, step, chunks, parallel) }
 void adamw_on_chosen_isa(const AdamWStep& step, const Chunks& chunks, const Parallel& parallel) { VTK_DISPATCH(adamw_step, step, chunks, parallel) }
 
-// 16 K elements: long enough for the prefetchers, short enough that the threads finish together
-constexpr int64_t kChunkSize = 16 << 10;
+// long enough for the prefetchers to get going, short enough to share the work out
+constexpr int64_t kChunkSize = 128 << 10;
+// what starting a chunk costs, in bytes that could have been moved meanwhile
+constexpr int64_t kChunkCost = 1 << 10;
 // about the share of a cache a core may count on: less than this is still there when it is read again
 constexpr int64_t kStreamFrom = 8 << 20;
 
 // Chunks of fixed size in the order of the tensors, whatever the number of threads: sums come out the same.
-struct Cut {
-  std::vector<Chunk> chunks;
-  bool stream;
-
+class Cut {
+ public:
   explicit Cut(const Tensors& tensors) {
-    int64_t bytes = 0;
+    std::vector<int64_t> bytes_before{0};
     for (size_t item = 0; item < tensors.size(); ++item) {
-      const int64_t size = tensors[item].numel();
-      bytes += size * tensors[item].element_size();
-      for (int64_t begin = 0; begin < size; begin += kChunkSize) chunks.push_back({static_cast<int32_t>(item), begin, std::min(kChunkSize, size - begin)});
+      const int64_t size = tensors[item].numel(), element_size = tensors[item].element_size();
+      for (int64_t begin = 0; begin < size; begin += kChunkSize) {
+        chunks_.push_back({static_cast<int32_t>(item), begin, std::min(kChunkSize, size - begin)});
+        bytes_before.push_back(bytes_before.back() + chunks_.back().size * element_size + kChunkCost);
+      }
     }
-    stream = bytes >= kStreamFrom;
+    const int64_t tasks = torch::stable::get_num_threads(), bytes = bytes_before.back();
+    for (int64_t task = 0; task <= tasks; ++task)
+      bounds_.push_back(std::lower_bound(bytes_before.begin(), bytes_before.end(), bytes * task / tasks) - bytes_before.begin());
+    stream_ = bytes >= kStreamFrom;
   }
-  Chunks view() const { return {chunks.data(), static_cast<int64_t>(chunks.size()), stream}; }
+  Chunks view() const { return {chunks_.data(), bounds_.data(), static_cast<int64_t>(bounds_.size()) - 1, stream_}; }
+  int64_t count() const { return static_cast<int64_t>(chunks_.size()); }
+  const Chunk& operator[](int64_t i) const { return chunks_[i]; }
+
+ private:
+  std::vector<Chunk> chunks_;
+  std::vector<int64_t> bounds_;
+  bool stream_;
 };
 
 float number(const MaybeTensor& tensor, float absent) { return tensor ? *static_cast<const float*>(tensor->const_data_ptr()) : absent; }
@@ -56,7 +68,7 @@ std::vector<SamItem> sam_items(const Tensors& params, const Tensors& grads, cons
 }
 
 double square_sum_of(const std::vector<SamItem>& items, double eta, const Cut& cut) {
-  std::vector<double> sums(cut.chunks.size());
+  std::vector<double> sums(cut.count());
   square_sums_on_chosen_isa(items.data(), static_cast<float>(eta), cut.view(), sums.data(), torch_parallel());
   double total = 0.0;
   for (const double sum : sums) total += sum;
@@ -76,11 +88,11 @@ void copy_all(const Tensors& to, const Tensors& from) {
     from_bytes.push_back(static_cast<const char*>(from[i].const_data_ptr()));
   }
   auto run = [&](int64_t task) {
-    const Chunk& chunk = cut.chunks[task];
+    const Chunk& chunk = cut[task];
     const int64_t size = to[chunk.item].element_size();
     memcpy(to_bytes[chunk.item] + chunk.begin * size, from_bytes[chunk.item] + chunk.begin * size, chunk.size * size);
   };
-  torch_parallel().for_each(static_cast<int64_t>(cut.chunks.size()), run);
+  torch_parallel().for_each(cut.count(), run);
 }
 
 void sam_perturb(Tensors params, Tensors grads, Tensors backups, MaybeTensor square_sum, Numbers rho, std::vector<int64_t> adaptive, double eta, double eps,

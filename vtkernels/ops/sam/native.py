@@ -16,9 +16,9 @@ def why_not(phase: str, call: Any) -> str | None:
     first = call.params[0]
     if first.device.type != "cpu":
         return f"it runs on the CPU, params are on {first.device}"
-    for i, param in enumerate(call.params):
-        if param.dtype not in _DTYPES:
-            return f"it computes in float32, bfloat16 and float16, params[{i}] is {param.dtype}"
+    other = {param.dtype for param in call.params}.difference(_DTYPES)
+    if other:
+        return f"it computes in float32, bfloat16 and float16, one of params is {other.pop()}"
     return why_not_flat(call) or native.why_missing()
 
 

@@ -32,8 +32,11 @@ demo: $(NATIVE)
 test: $(NATIVE)
 	$(PY) -m pytest $(PYTEST_ARGS)
 
+# BENCH=attn or sam
+BENCH ?= attn
+BENCHMARK = benchmarks/$(BENCH).py
 bench: $(NATIVE)
-	$(PY) benchmarks/attn.py $(BENCH_ARGS)
+	$(PY) $(BENCHMARK) $(BENCH_ARGS)
 
 check: $(NATIVE)
 	$(PY) -m ruff check .

@@ -2,13 +2,47 @@
 
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 TITLES = {"forward": "forward", "training": "forward + backward"}
 
 
+@dataclass(frozen=True)
+class Style:
+    """How the rows of one benchmark are drawn."""
+
+    title: str
+    panels: dict[str, str]  # title of each phase's panel
+    baseline: tuple[str, str]  # the key of the speed-up that is drawn beside that over the fastest peer, and its label
+    label: Callable[[dict], str]
+    comparison: Callable[[dict], dict] = lambda row: row  # where in a row the speed-ups are
+
+
+def _attention_label(row: dict) -> str:
+    shape = row["shape"]
+    return f"{shape['size']}x{shape['size']}\nC={shape['channels']}\nw{shape['window']} s{shape['shift']}"
+
+
+def _list_label(row: dict) -> str:
+    return f"{row['name']}\n{row['parameters'] / 1e6:.1f} M\n{row['ours']['share_of_control']:.0%} of control"
+
+
+STYLES = {
+    "window_attention": Style("window attention", TITLES, ("over_eager", "over eager PyTorch"), _attention_label),
+    "sam": Style(
+        "SAM step",
+        {"sgd": "SAM + SGD with momentum", "adamw": "SAM + AdamW"},
+        ("over_published", "over the published loop"),
+        _list_label,
+        lambda row: row.get("ours", {}),
+    ),
+}
+
+
 def draw(path: Path) -> Path | None:
-    """Speed-up per shape and phase, over eager PyTorch and over the fastest peer of each shape; None without matplotlib."""
+    """Speed-up per row and phase, over the baseline and over the fastest peer of each row; None without matplotlib."""
     try:
         import matplotlib
 
@@ -18,36 +52,38 @@ def draw(path: Path) -> Path | None:
         print("no plot: matplotlib is not installed (pip install matplotlib)")
         return None
     result = json.loads(path.read_text())
-    panels = [(phase, [row for row in result["rows"] if row["phase"] == phase and row.get("fastest")]) for phase in TITLES]
+    style = STYLES[result["benchmark"]]
+    panels = [(phase, [row for row in result["rows"] if row["phase"] == phase and style.comparison(row).get("fastest")]) for phase in style.panels]
     panels = [(phase, rows) for phase, rows in panels if rows]
     if not panels:
         print("no plot: nothing was compared")
         return None
-    width = max(6.0, 1.6 + 0.75 * max(len(rows) for _, rows in panels))
+    width = max(8.0, 1.6 + 0.75 * max(len(rows) for _, rows in panels))
     figure, axes = pyplot.subplots(len(panels), 1, figsize=(width, 3.3 * len(panels)), squeeze=False, layout="constrained")
     for axis, (phase, rows) in zip(axes[:, 0], panels, strict=True):
-        _bars(axis, rows)
-        axis.set_title(f"{TITLES[phase]}, {result['dtype']}", fontsize=10, loc="left")
+        _bars(axis, rows, style)
+        axis.set_title(f"{style.panels[phase]}, {result['dtype']}", fontsize=10, loc="left")
     axes[0, 0].legend(fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0), frameon=False)
     environment = result["environment"]
     backends = "/".join(dict.fromkeys(row["backend"] for _, rows in panels for row in rows))
     threads = f", threads: {environment['threads']}" if result["device"] == "cpu" else ""
-    figure.suptitle(f"window attention: speed-up of vtkernels ({backends}) on {environment['device']}{threads}", fontsize=11)
+    figure.suptitle(f"{style.title}: speed-up of vtkernels ({backends}) on {environment['device']}{threads}", fontsize=11)
     image = path.with_suffix(".png")
     figure.savefig(image, dpi=130)
     pyplot.close(figure)
     return image
 
 
-def _bars(axis, rows: list[dict]) -> None:
+def _bars(axis, rows: list[dict], style: Style) -> None:
     positions = range(len(rows))
-    over_eager = [row["over_eager"] or 0.0 for row in rows]
-    over_best = [row["fastest"]["ratio"] for row in rows]
-    axis.bar([p - 0.2 for p in positions], over_eager, 0.38, label="over eager PyTorch", color="#b8c4d6")
-    bars = axis.bar([p + 0.2 for p in positions], over_best, 0.38, label="over the fastest peer (named)", color="#2a5c9a")
-    for bar, row in zip(bars, rows, strict=True):
+    compared = [style.comparison(row) for row in rows]
+    key, label = style.baseline
+    axis.bar([p - 0.2 for p in positions], [found[key] or 0.0 for found in compared], 0.38, label=label, color="#b8c4d6")
+    best = [found["fastest"] for found in compared]
+    bars = axis.bar([p + 0.2 for p in positions], [peer["ratio"] for peer in best], 0.38, label="over the fastest peer (named)", color="#2a5c9a")
+    for bar, peer in zip(bars, best, strict=True):
         axis.annotate(
-            row["fastest"]["name"],
+            peer["name"],
             (bar.get_x() + bar.get_width() / 2, 0.0),
             (0, 3),
             textcoords="offset points",
@@ -57,14 +93,9 @@ def _bars(axis, rows: list[dict]) -> None:
             color="white",
         )
     axis.axhline(1.0, color="black", linewidth=0.8)
-    axis.set_xticks(list(positions), [_label(row) for row in rows], fontsize=7)
+    axis.set_xticks(list(positions), [style.label(row) for row in rows], fontsize=7)
     axis.set_ylabel("times faster")
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _label(row: dict) -> str:
-    shape = row["shape"]
-    return f"{shape['size']}x{shape['size']}\nC={shape['channels']}\nw{shape['window']} s{shape['shift']}"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Benchmarks compare like with like: peers do what their originals do, and what is wrong is not timed."""
 
+import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -62,3 +64,151 @@ def test_a_wrong_side_is_not_timed(attn, monkeypatch):
     gated = attn.sides.gate(attn.problem, "forward", ["eager"], medium=False, backend="reference")
     assert gated.refused["eager"].startswith("Wrong: out is off by")
     assert [side.name for side in gated.sides] == ["vtkernels"]
+
+
+@pytest.fixture
+def sam(monkeypatch):
+    """The modules of `sam.py`, and problems small enough for a test."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import sam
+    import sam_problem
+    import sam_sides
+    from peers import sam as peers
+
+    def problem(base: str, dtype: torch.dtype = torch.float32) -> sam_problem.Problem:
+        return sam_problem.Problem("tiny", sam_problem.MODELS["tiny"](), sam_problem.BASES[base], dtype, "cpu")
+
+    return SimpleNamespace(script=sam, problems=sam_problem, sides=sam_sides, peers=peers, problem=problem)
+
+
+@pytest.mark.parametrize(
+    ("name", "timms", "tensors", "millions"),
+    [
+        ("vit_s", "vit_small_patch16_224", 152, 22.05),
+        ("vit_b", "vit_base_patch16_224", 152, 86.57),
+        ("swin_t", "swin_tiny_patch4_window7_224", 173, 28.29),
+        ("resnet50", "resnet50", 161, 25.56),
+    ],
+)
+def test_lists_are_timms(sam, timm_swin, name, timms, tensors, millions):
+    import timm
+
+    with torch.device("meta"):
+        expected = [tuple(p.shape) for p in timm.create_model(timms).parameters()]
+    shapes = sam.problems.MODELS[name]()
+    assert shapes == expected
+    assert len(shapes) == tensors
+    assert sum(torch.Size(shape).numel() for shape in shapes) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+def test_the_byte_floor_is_ten_streams_and_with_adamw_twelve(sam):
+    assert {name: base.streams for name, base in sam.problems.BASES.items()} == {"sgd": 10, "adamw": 12}
+    problem = sam.problem("sgd", torch.bfloat16)
+    assert problem.bytes == 20 * problem.numel
+
+
+@pytest.mark.parametrize("base", ["sgd", "adamw"])
+def test_the_truth_of_sam_steps_is_the_published_loop_in_double_precision(sam, base):
+    problem = sam.problem(base, torch.float64)
+    side = sam.peers.Published(problem)
+    with torch.no_grad():
+        side.first()
+        for p, true in zip(side.params, problem.perturbed(), strict=True):
+            torch.testing.assert_close(p.detach(), true, rtol=1e-12, atol=1e-12)
+        side.second()
+        side.step()
+    for p, true in zip(side.params, problem.stepped(2), strict=True):
+        torch.testing.assert_close(p.detach(), true, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("base", ["sgd", "adamw"])
+def test_every_eager_sam_step_passes_the_gate(sam, base, dtype):
+    # torch's fused SGD leaves most half-precision weights alone on a CPU: pytorch/pytorch#191763
+    names = [name for name in sam.peers.PEERS if name != "inductor" and not (base == "sgd" and dtype == torch.bfloat16 and "fused" in name)]
+    gated = sam.sides.gate(sam.problem(base, dtype), names, backend="reference")
+    gated.refused.pop(sam.sides.PLAIN, None)
+    assert gated.refused == {}
+    assert {"vtkernels", "vtkernels.SAM", *names} <= {side.name for side in gated.sides}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", ["sgd", "adamw"])
+def test_the_compiled_sam_step_passes_the_gate_and_is_compiled_once(sam, base, fresh_compiler):
+    problem = sam.problem(base)
+    (side,) = (side for side in sam.sides.gate(problem, ["inductor"], backend="reference").sides if side.name == "inductor")
+    with torch.no_grad(), torch.compiler.set_stance("fail_on_recompile"):
+        side.run()
+
+
+def forgets_to_return(side):
+    side.optimizer.step()
+
+
+def decays_the_climbed_weights(side):
+    for p, old in zip(side.params, side.backups, strict=True):
+        p.grad = side.problem.second[0].new_zeros(()) + p.grad + side.problem.base.settings["weight_decay"] * (p - old)
+        p.copy_(old)
+    side.optimizer.step()
+    for p, g in zip(side.params, side.problem.second, strict=True):
+        p.grad = g
+
+
+@pytest.mark.parametrize("second", [forgets_to_return, decays_the_climbed_weights])
+def test_a_wrong_sam_step_is_not_timed(sam, monkeypatch, second):
+    monkeypatch.setattr(sam.peers.Foreach, "second", second)
+    gated = sam.sides.gate(sam.problem("sgd"), ["foreach", "published"], backend="reference")
+    assert gated.refused["foreach"].startswith("Wrong: after 2 steps: tensor")
+    assert "foreach" not in [side.name for side in gated.sides]
+    assert "published" in [side.name for side in gated.sides]
+
+
+def test_our_sam_step_must_bring_back_every_bit_in_its_place(sam, monkeypatch):
+    ours, climb, step = sam.sides.Ours, sam.sides.Ours.first, sam.sides.Ours.second
+
+    def subtracts(side):
+        # instead of the copy: right but for rounding
+        for backup, p, g in zip(side.backups, side.params, side.problem.first, strict=True):
+            backup.copy_(p - side.problem.rho / side.problem.norm() * g)
+        step(side)
+
+    def moves(side):
+        step(side)
+        side.params = [p.clone() for p in side.params]
+
+    def stays(side):
+        climb(side)
+        for p, backup in zip(side.params, side.backups, strict=True):
+            p.copy_(backup)
+
+    def refused() -> str:
+        return sam.sides.gate(sam.problem("sgd"), [], backend="reference").refused["vtkernels"]
+
+    monkeypatch.setattr(ours, "second", subtracts)
+    assert "did not come back to the bit" in refused()
+    monkeypatch.setattr(ours, "second", moves)
+    assert "lies elsewhere after the step" in refused()
+    monkeypatch.setattr(ours, "second", step)
+    monkeypatch.setattr(ours, "first", stays)
+    assert "the first pass moved nothing" in refused()
+
+
+def test_the_sam_script_runs_and_counts_one_copy(sam, monkeypatch, tmp_path, capsys):
+    arguments = ["--model", "tiny", "--quick", "--rounds", "1", "--threads", "1", "--peers", "published", "--memory", "--out", str(tmp_path)]
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", ["sam.py", *arguments])
+    try:
+        sam.script.main()
+    finally:
+        torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    assert "not timed" not in printed
+    (path,) = tmp_path.glob("*/sam_tiny_float32_1t_quick.json")
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["phase"] for row in rows] == ["sgd", "adamw"]
+    for row in rows:
+        assert set(row["ms"]) >= {"vtkernels", "vtkernels.SAM", "published", "plain", "control"}
+        assert row["ours"]["fastest"]["name"] == "published"
+        # the backup; beside it a handful of numbers
+        assert row["extra_bytes_per_parameter"]["vtkernels"] == pytest.approx(4.0, abs=0.05)
+        assert row["extra_bytes_per_parameter"]["vtkernels.SAM"] == pytest.approx(4.0, abs=0.05)

@@ -82,7 +82,7 @@ def _build(system) -> str:
 
 
 def _check(ops: list[str]) -> int:
-    """Every case of the op, forward and all gradients, against the float64 reference. The reference is the judge, so it is not judged."""
+    """Every case of the op, with all that comes out of it, against the float64 reference. The reference is the judge, so it is not judged."""
     failures = 0
     for op in ops:
         for backend, reason in vtkernels.backends()[op].items():
@@ -112,8 +112,9 @@ def _check_backend(op: str, backend: str, device: str) -> int:
         return 0
     failed = [verdict for verdict in verdicts if not verdict.passed]
     worst = max(verdicts, key=lambda verdict: verdict.share)
+    judged = "outputs and gradients" if testing.has_gradients(op) else "results"
     print(
-        f"{op} {backend} on {device}: {len(verdicts) - len(failed)} of {len(verdicts)} outputs and gradients within the error budget, "
+        f"{op} {backend} on {device}: {len(verdicts) - len(failed)} of {len(verdicts)} {judged} within the error budget, "
         f"the closest at {worst.share:.0%} ({worst.case}, {worst.quantity}); {passed_over} runs are not for this backend"
     )
     for verdict in failed:

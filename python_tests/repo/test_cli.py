@@ -13,7 +13,7 @@ OP = "window_attention"
 @pytest.fixture
 def one_case(monkeypatch):
     case = next(case for case in testing.cases(OP) if case.name == "window_4")
-    monkeypatch.setattr(testing, "cases", lambda op: [case])
+    monkeypatch.setattr(testing, "cases", lambda op: [case] if op == OP else [])
 
 
 def replace_cpu_backend(monkeypatch, why_not, spoil=lambda out: out):
@@ -43,6 +43,20 @@ def test_check_finds_a_wrong_backend(one_case, monkeypatch, capsys):
     assert "case window_4, float32: output is off by" in printed
 
 
+@pytest.mark.parametrize(("factor", "failures"), [(1.0, 0), (1.1, 3)], ids=["right", "wrong"])
+def test_check_judges_what_an_op_writes(factor, failures, monkeypatch, capsys):
+    def restore(call):
+        for param, backup in zip(call.params, call.backups, strict=True):
+            param.copy_(backup * factor)
+
+    monkeypatch.setitem(OPS["sam_restore_"]._loaded, "cpu", Backend("cpu", lambda phase, call: None, {"forward": restore}))
+    monkeypatch.setattr(testing, "cases", lambda op, cases=testing.cases: [case for case in cases(op) if case.name == "scalar"])
+    assert cli.main(["check", "sam_restore_"]) == (failures > 0)
+    printed = capsys.readouterr().out
+    assert f"sam_restore_ cpu on cpu: {3 - failures} of 3 results within the error budget" in printed
+    assert printed.count("FAILED sam_restore_, backend cpu, case scalar") == printed.count("params[0] is off by") == failures
+
+
 def test_check_and_info_tell_why_a_backend_cannot_run(one_case, monkeypatch, capsys):
     replace_cpu_backend(monkeypatch, "it is being repaired")
     assert cli.main(["check"]) == 0
@@ -63,7 +77,7 @@ def test_explain_names_the_choice_and_the_reasons(monkeypatch):
     assert "it is being repaired" in str(found)
     monkeypatch.setenv("VTKERNELS_BACKEND", "reference")
     assert vtkernels.explain(OP, **arguments).chosen() == "reference"
-    with pytest.raises(ValueError, match="op must be one of window_attention, got 'attention'"):
+    with pytest.raises(ValueError, match="op must be one of .*window_attention.*, got 'attention'"):
         vtkernels.explain("attention")
 
 

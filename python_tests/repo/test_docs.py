@@ -60,6 +60,9 @@ def test_environment_variables_are_told():
     assert read == told
 
 
-@pytest.mark.parametrize("number", range(len(blocks(README, "python"))))
-def test_readme_examples_run(number):
-    exec(compile(blocks(README, "python")[number], f"README example {number}", "exec"), {})
+@pytest.mark.parametrize(
+    ("document", "number"),
+    [pytest.param(path, i, id=f"{path.relative_to(ROOT)}-{i}") for path in DOCUMENTS for i in range(len(blocks(path.read_text(), "python")))],
+)
+def test_examples_run(document, number):
+    exec(compile(blocks(document.read_text(), "python")[number], f"{document.name} example {number}", "exec"), {})

@@ -8,8 +8,6 @@ import torch
 from vtkernels._core import env
 from vtkernels._core.op import OPS, Op
 
-PHASES = ("forward", "backward")
-
 
 @dataclass(frozen=True)
 class Explanation:
@@ -26,7 +24,7 @@ class Explanation:
 
     def __str__(self) -> str:
         lines = [f"{self.op} (backend={self.asked!r})"]
-        for phase in PHASES:
+        for phase in self.reasons:
             lines.append(f"  {phase}: {self.chosen(phase) or 'refused'}")
             for name, reason in self.reasons[phase].items():
                 lines.append(f"    {name:10} {'can run' if reason is None else reason}{', chosen' if name == self.chosen(phase) else ''}")
@@ -42,7 +40,7 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
     asked = env.default_backend() if arguments["backend"] == "auto" else arguments["backend"]
     found.check_name(asked)
     call = found.to_call(**arguments)
-    return Explanation(op, asked, {phase: found.reasons(phase, call) for phase in PHASES})
+    return Explanation(op, asked, {phase: found.reasons(phase, call) for phase in found.phases})
 
 
 def backends() -> dict[str, dict[str, str | None]]:

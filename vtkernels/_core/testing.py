@@ -6,6 +6,7 @@ gradient of two numbers, each a sum that cancels, comes out all but exact by luc
 """
 
 import contextlib
+import copy
 import functools
 import importlib
 import zlib
@@ -40,6 +41,8 @@ class Case:
     make: Callable[[torch.dtype, torch.device | str, torch.Generator], Inputs] = field(repr=False)
     # small and ordinary: what tracing, export and other slow machinery is tested with
     representative: bool = False
+    # arguments that have one dtype whatever is asked for, such as counters and flags
+    fixed: tuple[str, ...] = ()
 
     def inputs(self, dtype: torch.dtype, device: torch.device | str = "cpu", draw: int = 0) -> Inputs:
         return self.make(dtype, device, generator_for(f"{self.name} {draw}" if draw else self.name))
@@ -64,12 +67,32 @@ def generator_for(name: str) -> torch.Generator:
 
 
 def cases(op: str) -> list[Case]:
-    return importlib.import_module(f"vtkernels.ops.{op}.cases").cases()
+    return importlib.import_module(f"{OPS[op].package}.cases").cases(op)
 
 
-def in_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    """The same values (rounded already, if they are) in another floating dtype."""
-    return {name: value.to(dtype) if _is_floating(value) else value for name, value in inputs.items()}
+def in_dtype(inputs: Inputs, dtype: torch.dtype, fixed: tuple[str, ...] = ()) -> Inputs:
+    """The same values (rounded already, if they are) in another floating dtype; lists of tensors too, but not the `fixed` arguments."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, list):
+            return [convert(one) for one in value]
+        return value.to(dtype) if _is_floating(value) else value
+
+    return {name: value if name in fixed else convert(value) for name, value in inputs.items()}
+
+
+def tensors_of(arguments: dict[str, Any]) -> dict[str, Tensor]:
+    """Every tensor by its name, those of lists as "params[0]"."""
+    found = {}
+    for name, value in arguments.items():
+        named = {f"{name}[{i}]": one for i, one in enumerate(value)} if isinstance(value, (list, tuple)) else {name: value}
+        found |= {key: one for key, one in named.items() if isinstance(one, Tensor)}
+    return found
+
+
+def mutated(op: str, inputs: Inputs) -> dict[str, Tensor]:
+    """The tensors that an in-place op writes to, by name."""
+    return tensors_of({name: inputs.get(name) for name in OPS[op].mutates})
 
 
 def differentiable(inputs: Inputs) -> dict[str, Tensor]:
@@ -77,7 +100,7 @@ def differentiable(inputs: Inputs) -> dict[str, Tensor]:
 
 
 def why_not(op: str, inputs: Inputs, backend: str) -> str | None:
-    """Why a backend cannot run these inputs forward and backward; None if it can."""
+    """Why a backend cannot run all phases of the op for these inputs; None if it can."""
     reasons = explain(op, **inputs, backend=backend).reasons
     return next((reason for phase in reasons.values() if (reason := phase[backend]) is not None), None)
 
@@ -88,10 +111,14 @@ def call_of(op: str, inputs: Inputs) -> Any:
 
 
 def run_case(op: str, inputs: Inputs, backend: str, upstream: tuple[Tensor, ...] | None = None) -> Outcome:
-    """Outputs and the gradients of all floating inputs, through the public function.
+    """What the public function makes of the inputs, which are left alone.
 
-    `upstream` are the gradients of the outputs; without them, `upstream_for(outputs)`.
+    Of a differentiable op: outputs and the gradients of all floating inputs. `upstream` are the gradients of the outputs; without
+    them, `upstream_for(outputs)`. Of another: what it returns, and every tensor it writes to.
     """
+    if not has_gradients(op):
+        # one copy of everything: strides, offsets, and which tensors share a buffer stay as they are
+        return run_in_place(op, copy.deepcopy(inputs), backend)
     leaves = {name: value.detach().requires_grad_() for name, value in differentiable(inputs).items()}
     result = OPS[op].public(**{**inputs, **leaves}, backend=backend)
     outputs = (result,) if isinstance(result, Tensor) else tuple(result)
@@ -101,6 +128,16 @@ def run_case(op: str, inputs: Inputs, backend: str, upstream: tuple[Tensor, ...]
     names = ["output"] if isinstance(result, Tensor) else [f"output {i}" for i in range(len(outputs))]
     found = {name: output.detach() for name, output in zip(names, outputs, strict=True)}
     return found | {f"gradient of {name}": grad for name, grad in zip(leaves, grads, strict=True)}
+
+
+def has_gradients(op: str) -> bool:
+    return "backward" in OPS[op].phases
+
+
+def run_in_place(op: str, inputs: Inputs, backend: str) -> Outcome:
+    """`run_case` for an op without gradients, on the inputs themselves."""
+    result = OPS[op].public(**inputs, backend=backend)
+    return tensors_of({"output": result}) | mutated(op, inputs)
 
 
 def upstream_for(outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -158,22 +195,32 @@ def standard(op: str, case: Case, dtype: torch.dtype, device: torch.device | str
     for draw in reversed(range(YARDSTICK_DRAWS)):
         inputs = case.inputs(dtype, device, draw)
         yardstick = run_case(op, inputs, "reference")
-        truth = run_case(op, in_dtype(inputs, torch.float64), "reference")
+        truth = run_case(op, in_dtype(inputs, torch.float64, case.fixed), "reference")
         for name, exact in truth.items():
             if not exact.isfinite().all() or not yardstick[name].isfinite().all():
                 raise ValueError(f"{op}, case {case.name}: the reference's {name} is not finite in {dtype}: it cannot judge; choose other inputs")
             errors[name] = max(errors.get(name, 0.0), _largest(yardstick[name].double() - exact))
     # the last draw is the first: the one kernels are run on
-    return Standard(truth, errors, {name: _budget(name, errors[name], exact, dtype) for name, exact in truth.items()})
+    budgets = {}
+    for name, exact in truth.items():
+        factor = GRADIENT_FACTOR if name.startswith("gradient") else FORWARD_FACTOR
+        budgets[name] = factor * (errors[name] + _resolution(op, yardstick[name], dtype) * _largest(exact))
+    return Standard(truth, errors, budgets)
 
 
-def _budget(quantity: str, yardstick_error: float, truth: Tensor, dtype: torch.dtype) -> float:
-    factor = GRADIENT_FACTOR if quantity.startswith("gradient") else FORWARD_FACTOR
-    return factor * (yardstick_error + torch.finfo(dtype).eps * _largest(truth))
+def _resolution(op: str, found: Tensor, dtype: torch.dtype) -> float:
+    """What the tolerance rule calls eps.
+
+    Lists mix dtypes, and each of their tensors is held to its own; but a float64 sum over narrower numbers to float32's.
+    """
+    if has_gradients(op):
+        return torch.finfo(dtype).eps
+    summed = found.dtype == torch.float64 and dtype != torch.float64
+    return torch.finfo(torch.float32 if summed else found.dtype).eps
 
 
 def judge(op: str, backend: str, case: Case, dtype: torch.dtype, device: torch.device | str = "cpu") -> list[Verdict]:
-    """Run a case and hold its output and every gradient to the tolerance rule."""
+    """Run a case and hold all that comes out of it to the tolerance rule."""
     return judge_outcome(op, backend, case, dtype, run_case(op, case.inputs(dtype, device), backend), device)
 
 

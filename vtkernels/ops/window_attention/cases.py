@@ -12,7 +12,7 @@ from vtkernels._core.testing import BenchCase, Case, Inputs
 Layout = Callable[[Callable[..., Tensor], tuple[int, ...]], Tensor]
 
 
-def cases() -> list[Case]:
+def cases(op: str = "window_attention") -> list[Case]:
     return [
         # published models
         _case("swin_7x7", "Swin's window, unshifted", (14, 14), 7, heads=2, head_dim=32, representative=True),

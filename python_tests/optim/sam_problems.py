@@ -1,7 +1,15 @@
 """The golden problem of SAM and small models, for the tests of the optimizers."""
 
+import pytest
 import torch
 from torch import Tensor, nn
+
+BASES = [
+    (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+    (torch.optim.AdamW, {"lr": 0.01}),
+    (torch.optim.RMSprop, {"lr": 0.01}),
+]
+of_each_base = pytest.mark.parametrize(("base", "options"), BASES, ids=[base.__name__ for base, _ in BASES])
 
 
 class Golden:
@@ -23,3 +31,12 @@ class Golden:
 
     def values(self) -> list[float]:
         return [*self.w.detach().flatten().tolist(), *self.b.detach().tolist()]
+
+
+def mlp(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3)).to(dtype)
+
+
+def bits(tensor: Tensor) -> bytes:
+    """The memory itself: equal where a difference of zeros' signs or of NaNs would show."""
+    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

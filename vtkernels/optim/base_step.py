@@ -162,7 +162,7 @@ def _step_by_itself(base: Optimizer, pieces: list[Piece], scaling: Scaling, back
         return
     if scaling.grad_scale is not None:
         inverse = scaling.grad_scale.double().reciprocal().float()
-        torch._foreach_mul_([grad for piece in pieces for grad in piece.grads], inverse)
+        torch._foreach_mul_(local([grad for piece in pieces for grad in piece.grads]), inverse)
     base.step()
 
 

@@ -188,15 +188,22 @@ class SAM(torch.optim.Optimizer):
     def perturbed(self) -> Iterator[bool]:
         """Pass two in a block: perturbed and without gradients inside, restored to the bit at its end, whatever happens in it.
 
-        After it `sam.step()` (or `scaler.step(sam)`) is the base step. Yields False, with the gradients left as they are,
-        where `every` wants no second pass.
+        After it `sam.step()` (or `scaler.step(sam)`) is the base step. Where `every` wants no second pass it yields False:
+        the block may skip its work, and what it does to gradients is forgotten.
         """
         wanted = self.first_step(zero_grad=True)
+        kept = [] if wanted else [(param, param.grad) for group in self.param_groups for param in group["params"]]
+        for param, _ in kept:
+            # a body that runs its pass all the same must not add to them
+            param.grad = None
         try:
             yield wanted
         except BaseException:
             self._give_up()
             raise
+        finally:
+            for param, grad in kept:
+                param.grad = grad
         self.restore()
         self._ready = True
 
@@ -288,11 +295,13 @@ class SAM(torch.optim.Optimizer):
 
     def _scaling(self) -> Scaling:
         """What GradScaler says of pass two, and what pass one found: either skips the step."""
-        found_inf = getattr(self, "found_inf", None)
+        device = next(param.device for group in self.param_groups for param in group["params"])
+        told = [getattr(self, name, None) for name in ("grad_scale", "found_inf")]
+        grad_scale, found_inf = (value.to(device, non_blocking=True) if isinstance(value, Tensor) else None for value in told)
         if self._first_counts:
             first = self.first_found_inf if self._passes is None else self._passes.agreed(self.first_found_inf)
-            found_inf = first if found_inf is None else first + found_inf.to(first.device, non_blocking=True)
-        return Scaling(getattr(self, "grad_scale", None), found_inf)
+            found_inf = first if found_inf is None else torch.maximum(first, found_inf)
+        return Scaling(grad_scale, found_inf)
 
     def _end_second_pass(self) -> None:
         self._poison.disarm()

@@ -89,6 +89,9 @@ BASES = {
     "adamw": Base("adamw", torch.optim.AdamW, {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.05}, 2),
 }
 EPS = 1e-12
+# What a side may be off by after the first pass if its dtype allows no more: torch sums the squares of a tensor in fp32, one after
+# another, and is off by 5e-6 with ViT-S and by 4e-5 with ViT-B.
+NORM_TOLERANCE = 1e-4
 
 
 class Problem:
@@ -151,9 +154,9 @@ class Problem:
         for w, g in zip(self.start, self.second, strict=True):
             yield _stepped(self.base, w.double(), g.double(), steps)
 
-    def check(self, tensors: list[Tensor], truth: Iterator[Tensor], what: str) -> float:
+    def check(self, tensors: list[Tensor], truth: Iterator[Tensor], what: str, at_least: float = 0.0) -> float:
         """The worst tensor's root mean square error over that of the change of all; raises `Wrong` beyond what rounding explains."""
-        tolerance = TOLERANCE[str(self.dtype).removeprefix("torch.")]
+        tolerance = max(at_least, TOLERANCE[str(self.dtype).removeprefix("torch.")])
         worst, worst_at, change, largest = 0.0, 0, 0.0, 0.0
         for i, (tensor, true, start) in enumerate(zip(tensors, truth, self.start, strict=True)):
             if tensor.shape != true.shape:

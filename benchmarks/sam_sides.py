@@ -111,7 +111,7 @@ def check_values(side: peers.Side, problem: Problem) -> dict[str, float]:
     side.first()
     errors = {}
     if not isinstance(side, peers.Plain):
-        errors["perturbed"] = problem.check(side.params, problem.perturbed(), "after the first pass")
+        errors["perturbed"] = problem.check(side.params, problem.perturbed(), "after the first pass", sam_problem.NORM_TOLERANCE)
     side.second()
     for _ in range(STEPS - 1):
         side.step()

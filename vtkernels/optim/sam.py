@@ -56,6 +56,8 @@ class SAM(torch.optim.Optimizer):
 
     # GradScaler then tells its scale and what it found on the device, and always calls step
     _step_supports_amp_scaling = True
+    # what a copy has of it
+    _copied: tuple[str, ...] = ("base_optimizer", "defaults", "perturb_eps", "every", "backend")
 
     def __init__(
         self,
@@ -114,6 +116,7 @@ class SAM(torch.optim.Optimizer):
         # cast weights of pass one are kept while the outermost autocast lasts
         torch.clear_autocast_cache()
         if not self.two_passes_wanted:
+            self._before_base_step()
             self._ready = True
             return False
         params = [param for group in self.param_groups for param in group["params"] if param.grad is not None]
@@ -122,7 +125,7 @@ class SAM(torch.optim.Optimizer):
                 "SAM: first_step found no parameter with a gradient; call loss.backward() first, and zero the gradients after second_step rather than before"
             )
         target = self._target(params)
-        self.norm = self._climb(target, self._ascent([param.grad for param in params]))
+        self.norm = self._climb(target, [param.grad for param in params])
         self._perturbed = target
         try:
             self._first_counts = True
@@ -143,7 +146,8 @@ class SAM(torch.optim.Optimizer):
         if self._perturbed is None and not self._ready:
             raise RuntimeError("SAM: second_step must follow first_step; call loss.backward() and first_step() before the second pass")
         try:
-            self._before_base_step()
+            if self._perturbed is not None:
+                self._before_base_step()
             base_step(self.base_optimizer, self._pieces(), self._scaling(), self.backend)
         except BaseException:
             self._give_up()
@@ -205,6 +209,9 @@ class SAM(torch.optim.Optimizer):
             for param, grad in kept:
                 param.grad = grad
         self.restore()
+        if wanted:
+            with torch.no_grad():
+                self._before_base_step()
         self._ready = True
 
     @torch.no_grad()
@@ -230,12 +237,12 @@ class SAM(torch.optim.Optimizer):
 
     # ---- what variants change ------------------------------------------------------------------------------------------
 
-    def _ascent(self, grads: list[Tensor]) -> list[Tensor]:
-        """The directions to climb along, given the gradients of pass one."""
-        return grads
+    def _neighbourhood(self, group: dict[str, Any], param: Tensor) -> tuple[float, bool, float]:
+        """The rho, adaptive and eta of a parameter."""
+        return group["rho"], group["adaptive"], group["eta"]
 
     def _before_base_step(self) -> None:
-        """The gradients of pass two stand in `.grad`: what the base step shall see may be written there."""
+        """The gradients of the last pass stand in `.grad`: other ones may be written there, before anybody unscales or clips them."""
 
     # ---- parts of a step -----------------------------------------------------------------------------------------------
 
@@ -250,12 +257,8 @@ class SAM(torch.optim.Optimizer):
         return Perturbed(params, local, held)
 
     def _climb(self, target: Perturbed, grads: list[Tensor]) -> Tensor:
-        rho, adaptive, eta = ([], [], [])
-        for group in self.param_groups:
-            count = sum(param.grad is not None for param in group["params"])
-            rho += [group["rho"]] * count
-            adaptive += [group["adaptive"]] * count
-            eta += [group["eta"]] * count
+        wanted = [(group, param) for group in self.param_groups for param in group["params"] if param.grad is not None]
+        rho, adaptive, eta = map(list, zip(*(self._neighbourhood(group, param) for group, param in wanted), strict=True))
         if self.first_found_inf is None:
             self.first_found_inf = torch.zeros((), dtype=torch.float32, device=target.local[0].device)
         self.first_found_inf.zero_()
@@ -384,8 +387,7 @@ class SAM(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has the hyperparameters and the state, and watches no model."""
-        kept = ("base_optimizer", "defaults", "perturb_eps", "every", "backend")
-        return {name: self.__dict__[name] for name in kept}
+        return {name: self.__dict__[name] for name in self._copied}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

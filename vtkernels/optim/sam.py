@@ -1,7 +1,6 @@
 """Sharpness-aware minimisation around any optimizer, with the signature of davda54/sam."""
 
 import contextlib
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from vtkernels._core import check
 from vtkernels.ops.sam import sam_perturb_, sam_restore_
 from vtkernels.optim import shards
 from vtkernels.optim.base_step import Piece, Scaling, base_step
+from vtkernels.optim.poison import Poison
 from vtkernels.optim.two_passes import TwoPasses, check_policy
 
 _OWN = ("rho", "adaptive", "eta")
@@ -103,7 +103,7 @@ class SAM(torch.optim.Optimizer):
         self._ready = False
         # whether first_found_inf speaks of the step under way
         self._first_counts = False
-        self._poison = _Poison()
+        self._poison = Poison()
         self._sharded = any(shards.is_sharded(param) for group in self.param_groups for param in group["params"])
 
     # ---- the two passes ------------------------------------------------------------------------------------------------
@@ -393,53 +393,6 @@ class SAM(torch.optim.Optimizer):
         super().__setstate__(state)
         self.norm = self.first_found_inf = self._passes = None
         self._reset()
-
-
-class _Poison:
-    """Makes one element of the second gradient infinite if the first was not finite.
-
-    Any scaler, and anybody else who looks at the gradients, then sees that the step is lost; on the device, without waiting.
-    """
-
-    def __init__(self) -> None:
-        self._handles: dict[Tensor, Any] = {}
-        self._found_inf: Tensor | None = None
-
-    def arm(self, params: list[Tensor], found_inf: Tensor) -> None:
-        """For the first of the parameters to get a gradient."""
-        for param in params:
-            if param not in self._handles and param.requires_grad and param.is_leaf:
-                self._handles[param] = param.register_post_accumulate_grad_hook(_call(weakref.ref(self)))
-        self._found_inf = found_inf
-
-    def disarm(self) -> None:
-        self._found_inf = None
-
-    def remove(self) -> None:
-        self.disarm()
-        for handle in self._handles.values():
-            handle.remove()
-        self._handles.clear()
-
-    @torch.no_grad()
-    def spoil(self, param: Tensor) -> None:
-        if self._found_inf is None:
-            return
-        (grad,) = shards.local([param.grad])
-        if grad.numel() == 0 or grad.layout != torch.strided:
-            return
-        poison = torch.where(self._found_inf > 0, float("inf"), 0.0).to(grad.dtype)
-        grad.as_strided((1,), (1,)).add_(poison)
-        self._found_inf = None
-
-
-def _call(poison: weakref.ref) -> Callable[[Tensor], None]:
-    def hook(param: Tensor) -> None:
-        found = poison()
-        if found is not None:
-            found.spoil(param)
-
-    return hook
 
 
 def _as_groups(params: Iterable[Any]) -> list[dict[str, Any]]:

@@ -113,7 +113,7 @@ void adamw(const AdamWStep& call, const StepItem& item, const Chunk& chunk, bool
   T *w = (T*)item.param + chunk.begin, *m = (T*)item.first + chunk.begin, *v = (T*)item.second + chunk.begin;
   const T *g = (const T*)item.grad + chunk.begin, *from = (const T*)item.backup + chunk.begin;
   const V grad_factor = set1(call.grad_factor), decay = set1(item.decay), weight_decay = set1(item.weight_decay), size = set1(-item.size),
-          root = set1(item.root), eps = set1(call.eps), beta2 = set1(call.beta2), fresh1 = set1(1.0f - call.beta1), fresh2 = set1(1.0f - call.beta2);
+          root = set1(item.root), eps = set1(call.eps), beta2 = set1(call.beta2), fresh1 = set1(call.fresh1), fresh2 = set1(call.fresh2);
   auto step = [&](int64_t i, int count, auto fresh) __attribute__((always_inline)) {
     const V old = load_row(from + i, count), d = fma(load_row(g + i, count), grad_factor, weight_decay * old);
     const V old_m = load_row(m + i, count), new_m = fma(fresh1, d - old_m, old_m);

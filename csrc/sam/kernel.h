@@ -53,7 +53,9 @@ struct SgdStep {
 
 struct AdamWStep {
   const StepItem* items;
-  float grad_factor, beta1, beta2, eps;
+  float grad_factor;
+  // 1 - beta as rounded from double: from a rounded beta it would have lost half its digits
+  float fresh1, beta2, fresh2, eps;
 };
 
 }  // namespace vtk

@@ -158,8 +158,9 @@ void adamw_step(Tensors params, Tensors grads, Tensors exp_avgs, Tensors exp_avg
     items[i].root = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(beta2, step)));
   }
   const float grad_factor = (maximize ? -1.0f : 1.0f) / number(grad_scale, 1.0f);
-  adamw_on_chosen_isa({items.data(), grad_factor, static_cast<float>(beta1), static_cast<float>(beta2), static_cast<float>(eps)}, Cut(params).view(),
-                      torch_parallel());
+  const AdamWStep step{items.data(),           grad_factor, static_cast<float>(1.0 - beta1), static_cast<float>(beta2), static_cast<float>(1.0 - beta2),
+                       static_cast<float>(eps)};
+  adamw_on_chosen_isa(step, Cut(params).view(), torch_parallel());
 }
 
 }  // namespace

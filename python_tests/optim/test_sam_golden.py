@@ -75,7 +75,7 @@ def published_step(params, base, rho, adaptive, backward):
     base.zero_grad()
 
 
-@pytest.mark.parametrize("backend", ["reference"])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize(
     ("base", "options"),
@@ -87,7 +87,7 @@ def published_step(params, base, rho, adaptive, backward):
     ],
 )
 def test_a_hundred_steps_follow_the_published_algorithm(adaptive, base, options, backend):
-    """In float32 the two may differ by no more than the published loop itself differs from float64."""
+    """In float32 it may differ from float64 by about what the published loop does."""
     rho = 0.5 if adaptive else 0.05
     x, y = torch.randn(16, 6), torch.randn(16, 3)
     start = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3))

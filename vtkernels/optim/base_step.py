@@ -68,9 +68,12 @@ def merged(pieces: list[Piece], *shared: str) -> list[tuple[dict[str, Any], Piec
 
 def state_of(base: Optimizer, params: list[Tensor], name: str) -> list[Tensor] | None:
     """The state `name` of each parameter, zeros at first; None if one is not of its parameter's dtype and device."""
+    return _beside(params, [base.state[param] for param in params], name)
+
+
+def _beside(params: list[Tensor], states: list[dict[str, Any]], name: str) -> list[Tensor] | None:
     tensors = []
-    for param in params:
-        state = base.state[param]
+    for param, state in zip(params, states, strict=True):
         tensor = state.get(name)
         if tensor is None:
             tensor = state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
@@ -80,15 +83,14 @@ def state_of(base: Optimizer, params: list[Tensor], name: str) -> list[Tensor] |
     return tensors
 
 
-def steps_of(base: Optimizer, params: list[Tensor]) -> list[Tensor] | None:
+def _steps(params: list[Tensor], states: list[dict[str, Any]]) -> list[Tensor] | None:
     """How many steps each parameter has made, on its device; None if the count is held elsewhere or in another type."""
-    steps = []
-    for param in params:
-        state = base.state[param]
+    device, steps = params[0].device, []
+    for state in states:
         step = state.get("step")
         if step is None:
-            step = state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
-        if not isinstance(step, Tensor) or step.dtype != torch.float32 or step.device != param.device:
+            step = state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+        if not isinstance(step, Tensor) or step.dtype != torch.float32 or step.device != device:
             return None
         steps.append(step)
     return steps
@@ -117,10 +119,11 @@ def _adam(base: Optimizer, pieces: list[Piece], scaling: Scaling, backend: str) 
     launches = []
     for options, piece, lr, weight_decay in merged(pieces, "betas", "eps", "maximize", "decoupled_weight_decay"):
         options["decoupled"] = options.pop("decoupled_weight_decay")
-        states = [steps_of(base, piece.params), state_of(base, piece.params, "exp_avg"), state_of(base, piece.params, "exp_avg_sq")]
-        if any(state is None for state in states):
+        states = [base.state[param] for param in piece.params]
+        steps = _steps(piece.params, states)
+        exp_avgs, exp_avg_sqs = (_beside(piece.params, states, name) for name in ("exp_avg", "exp_avg_sq"))
+        if steps is None or exp_avgs is None or exp_avg_sqs is None:
             return None
-        steps, exp_avgs, exp_avg_sqs = states
         tensors = (local(piece.params), local(piece.grads), local(exp_avgs), local(exp_avg_sqs), steps)
         options |= {"lr": lr, "weight_decay": weight_decay, "backups": piece.backups, "backend": backend, **scaling._asdict()}
         launches.append(lambda tensors=tensors, options=options: adamw_step_(*tensors, **options))

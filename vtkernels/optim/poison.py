@@ -20,11 +20,13 @@ class Poison:
         self._handles: dict[Tensor, Any] = {}
         self._found_inf: Tensor | None = None
 
-    def arm(self, params: list[Tensor], found_inf: Tensor) -> None:
-        """For the first of the parameters to get a gradient."""
-        for param in params:
-            if param not in self._handles and param.requires_grad and param.is_leaf:
-                self._handles[param] = param.register_post_accumulate_grad_hook(_hook(weakref.ref(self)))
+    def watch(self, param: Tensor) -> None:
+        """From now on, the second gradient of this parameter too."""
+        if param not in self._handles and param.requires_grad and param.is_leaf:
+            self._handles[param] = param.register_post_accumulate_grad_hook(_hook(weakref.ref(self)))
+
+    def arm(self, found_inf: Tensor) -> None:
+        """For the first of the watched parameters to get a gradient."""
         self._found_inf = found_inf
 
     def disarm(self) -> None:

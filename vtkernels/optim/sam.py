@@ -129,7 +129,7 @@ class SAM(torch.optim.Optimizer):
         self._perturbed = target
         try:
             self._first_counts = True
-            self._poison.arm(params, self.first_found_inf)
+            self._poison.arm(self.first_found_inf)
             if self._passes is not None:
                 self._passes.agree(self.first_found_inf)
                 self._passes.enter_second()
@@ -254,6 +254,7 @@ class SAM(torch.optim.Optimizer):
                 if param.device != local[0].device:
                     check.fail("SAM", "params", f"be on one device ({local[0].device})", param.device, "make one SAM for each device")
                 held[i] = self._backups[params[i]] = torch.empty_like(param, memory_format=torch.preserve_format)
+                self._poison.watch(params[i])
         return Perturbed(params, local, held)
 
     def _climb(self, target: Perturbed, grads: list[Tensor]) -> Tensor:

@@ -21,6 +21,8 @@ def local(tensors: list[Tensor]) -> list[Tensor]:
     if module is None:
         return tensors
     dtensor = module.DTensor
+    if not any(issubclass(kind, dtensor) for kind in set(map(type, tensors))):
+        return tensors
     return [tensor.to_local() if isinstance(tensor, dtensor) else tensor for tensor in tensors]
 
 

@@ -4,35 +4,8 @@ import math
 
 import pytest
 import torch
+from multi_tensor import assert_unchanged, bits, call, every_backend, every_dtype
 from torch import Tensor
-
-from vtkernels._core import testing
-from vtkernels._core.op import OPS
-
-BACKENDS = OPS["sam_perturb_"].backend_names
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-every_backend = pytest.mark.parametrize("backend", BACKENDS)
-every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-
-
-def call(op: str, backend: str, *args, **kwargs):
-    """The op, if the backend can run it; else the test is skipped with its reason."""
-    names = list(OPS[op].arguments(*args, **kwargs).items())
-    reason = testing.why_not(op, {name: value for name, value in names if name != "backend"}, backend)
-    if reason is not None:
-        pytest.skip(f"{backend}: {reason}")
-    return OPS[op].public(*args, **kwargs, backend=backend)
-
-
-def bits(tensors: list[Tensor]) -> list[Tensor]:
-    """Copies to compare with torch.equal, in which a NaN equals itself."""
-    return [tensor.clone().contiguous().view(-1).view(torch.uint8) for tensor in tensors]
-
-
-def assert_unchanged(tensors: list[Tensor], before: list[Tensor]) -> None:
-    for i, (found, expected) in enumerate(zip(bits(tensors), before, strict=True)):
-        assert torch.equal(found, expected), f"tensor {i} changed"
-
 
 # ---- the golden problem: y = w A + b, L = sum tanh(y)^2 + 0.1 sum w^4 ----------------------------------------------------
 

@@ -227,3 +227,11 @@ def test_sparse_and_complex_gradients_are_refused():
     number.grad = torch.ones_like(number)
     with pytest.raises(TypeError, match="must be real"):
         LAMB([number]).step()
+
+
+def test_sharded_parameters_are_refused(monkeypatch):
+    w = torch.ones(3, requires_grad=True)
+    w.grad = torch.ones(3)
+    monkeypatch.setattr("vtkernels.optim.shards.is_sharded", lambda tensor: True)
+    with pytest.raises(TypeError, match="LAMB: params must be whole, got a DTensor; its trust ratio needs the whole tensor"):
+        LAMB([w]).step()

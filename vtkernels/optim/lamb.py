@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from vtkernels._core import check
 from vtkernels.ops.sam import sam_square_sum
 from vtkernels.ops.sam.common import check_beside, check_params, check_range, compute_dtype
+from vtkernels.optim import shards
 
 # elements; the temporary of a tensor is padded to whole rows, which costs a bias of 1 element 1 KB
 _ROW = 256
@@ -106,6 +107,8 @@ class LAMB(Optimizer):
         params = [param for group in self.param_groups for param in group["params"] if param.grad is not None]
         by_device: dict[torch.device, list[Tensor]] = {}
         for param in params:
+            if shards.is_sharded(param):
+                check.fail("LAMB", "params", "be whole", "a DTensor", "its trust ratio needs the whole tensor: use AdamW with FSDP2", TypeError)
             by_device.setdefault(param.device, []).append(param)
         total = None
         for params in by_device.values():

@@ -50,13 +50,16 @@ def test_an_error_in_the_second_pass_leaves_nothing_perturbed(form, monkeypatch)
     assert golden.values() != start
 
 
-@pytest.mark.parametrize("kind", ["sparse", "complex", "policy"])
-def test_an_error_in_first_step_leaves_nothing_perturbed(kind, monkeypatch):
+@pytest.mark.parametrize("kind", ["sparse", "complex", "radius", "policy"])
+@pytest.mark.parametrize("eta", [0.0, 0.01], ids=["one call", "two calls"])
+def test_an_error_in_first_step_leaves_nothing_perturbed(kind, eta, monkeypatch):
     golden = Golden()
     model = nn.Linear(2, 2)
     model.extra = nn.ParameterList(golden.params)
     bad = nn.Parameter(torch.ones(3, dtype=torch.complex128 if kind == "complex" else torch.float64))
-    sam = vt.optim.SAM([*golden.params, bad], torch.optim.SGD, lr=0.1, model=model)
+    # another eta takes another call of the op, after that for the others
+    groups = [{"params": golden.params}, {"params": [bad], "eta": eta}]
+    sam = vt.optim.SAM(groups, torch.optim.SGD, lr=0.1, model=model, adaptive=True)
     start = golden.values()
     golden.backward()
     bad.grad = torch.ones_like(bad)
@@ -64,7 +67,10 @@ def test_an_error_in_first_step_leaves_nothing_perturbed(kind, monkeypatch):
         bad.grad = bad.grad.to_sparse()
     if kind == "policy":
         monkeypatch.setattr(sam._passes, "enter_second", lambda: 1 / 0)
-    with pytest.raises(ZeroDivisionError if kind == "policy" else TypeError, match="zero" if kind == "policy" else "dense|real"):
+    if kind == "radius":
+        sam.param_groups[1]["rho"] = -1.0
+    error, message = {"policy": (ZeroDivisionError, "zero"), "radius": (ValueError, "rho must be at least 0")}.get(kind, (TypeError, "dense|real"))
+    with pytest.raises(error, match=message):
         sam.first_step()
     assert golden.values() == start
 
@@ -97,6 +103,7 @@ def test_a_step_given_up_is_undone_by_the_next():
         ({"batchnorm": "first"}, ValueError, "model must be given with batchnorm, got None; pass model=model"),
         ({"same_rng": True}, ValueError, "model must be given with same_rng"),
         ({"model": "vit"}, TypeError, "model must be a torch.nn.Module"),
+        ({"model": type("FullyShardedDataParallel", (nn.Module,), {})()}, TypeError, "must be sharded with torch.distributed.fsdp.fully_shard"),
         ({"params": []}, ValueError, "params must hold at least one parameter"),
         ({"params": iter([])}, ValueError, "was a generator used up before"),
         ({"params": [{"params": []}]}, ValueError, "params must hold at least one parameter"),

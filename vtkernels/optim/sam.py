@@ -104,7 +104,6 @@ class SAM(torch.optim.Optimizer):
         # whether first_found_inf speaks of the step under way
         self._first_counts = False
         self._poison = Poison()
-        self._sharded = any(shards.is_sharded(param) for group in self.param_groups for param in group["params"])
 
     # ---- the two passes ------------------------------------------------------------------------------------------------
 
@@ -248,7 +247,7 @@ class SAM(torch.optim.Optimizer):
 
     def _target(self, params: list[Tensor]) -> Perturbed:
         held = [self._backups.get(param) for param in params]
-        local = shards.local(params) if self._sharded else params
+        local = shards.local(params)
         for i, (param, backup) in enumerate(zip(local, held, strict=True)):
             if backup is None or backup.dtype != param.dtype or backup.device != param.device:
                 if param.device != local[0].device:
@@ -260,21 +259,29 @@ class SAM(torch.optim.Optimizer):
     def _climb(self, target: Perturbed, grads: list[Tensor]) -> Tensor:
         wanted = [(group, param) for group in self.param_groups for param in group["params"] if param.grad is not None]
         rho, adaptive, eta = map(list, zip(*(self._neighbourhood(group, param) for group, param in wanted), strict=True))
-        if self.first_found_inf is None:
+        if self.first_found_inf is None or self.first_found_inf.device != target.local[0].device:
             self.first_found_inf = torch.zeros((), dtype=torch.float32, device=target.local[0].device)
         self.first_found_inf.zero_()
         common = {"eps": self.perturb_eps, "found_inf": self.first_found_inf, "backend": self.backend}
         etas = {e for e, wanted in zip(eta, adaptive, strict=True) if wanted} or {0.0}
-        if not self._sharded and len(etas) == 1:
+        # the very list, unless a parameter is sharded
+        if target.local is target.params and len(etas) == 1:
             return sam_perturb_(target.local, grads, target.backups, rho=rho, adaptive=adaptive, eta=etas.pop(), **common)
         # parts of one norm: over processes, or where the op's one eta does not do
         total = shards.square_sum(target.params, grads, adaptive, eta, self.backend)
         grads = shards.local(grads)
-        for one in sorted(etas):
-            members = [i for i in range(len(grads)) if (eta[i] if adaptive[i] else min(etas)) == one]
-            lists = ([values[i] for i in members] for values in (target.local, grads, target.backups, rho, adaptive))
-            part_params, part_grads, part_backups, part_rho, part_adaptive = lists
-            norm = sam_perturb_(part_params, part_grads, part_backups, rho=part_rho, adaptive=part_adaptive, eta=one, square_sum=total, **common)
+        climbed: tuple[list[Tensor], list[Tensor]] = ([], [])
+        try:
+            for one in sorted(etas):
+                members = [i for i in range(len(grads)) if (eta[i] if adaptive[i] else min(etas)) == one]
+                params, along, backups, radii, stretched = ([values[i] for i in members] for values in (target.local, grads, target.backups, rho, adaptive))
+                norm = sam_perturb_(params, along, backups, rho=radii, adaptive=stretched, eta=one, square_sum=total, **common)
+                climbed[0].extend(params)
+                climbed[1].extend(backups)
+        except BaseException:
+            if climbed[0]:
+                sam_restore_(*climbed, backend=self.backend)
+            raise
         return norm
 
     def _pieces(self) -> list[Piece]:
@@ -364,7 +371,6 @@ class SAM(torch.optim.Optimizer):
             super().add_param_group(group)
         else:
             self.base_optimizer.add_param_group(group)
-            self._sharded = self._sharded or any(shards.is_sharded(param) for param in group["params"])
 
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's, never a backup."""

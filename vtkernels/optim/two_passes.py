@@ -32,8 +32,11 @@ class TwoPasses:
         self._rng: list[Any] = []
         self._rng_after: Any = None
         self._replayed = 0
-        parallel = isinstance(model, nn.parallel.DistributedDataParallel)
-        self._parallel = model if parallel and sync == "local" else None
+        # a compiled module holds the one it was made from
+        inner = getattr(model, "_orig_mod", model)
+        self._parallel = inner if sync == "local" and isinstance(inner, nn.parallel.DistributedDataParallel) else None
+        if self._parallel is not None and self._parallel.static_graph:
+            check.fail("SAM", "sync", "be global with static_graph=True", "'local'", "torch cannot leave out the exchange of a static graph's gradients")
         self._silenced = False
         self._agreement: tuple[Tensor, Any] | None = None
         self.two_passes_wanted = True
@@ -146,6 +149,9 @@ def check_policy(model: Any, batchnorm: str | None, same_rng: bool, sync: str) -
         check.fail("SAM", "batchnorm", f"be one of {', '.join(BATCHNORM)}", repr(batchnorm))
     if model is not None and not isinstance(model, nn.Module):
         check.fail("SAM", "model", "be a torch.nn.Module", type(model).__name__, "", TypeError)
+    if model is not None and any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        hint = "its flat shards hide that a norm goes over all processes"
+        check.fail("SAM", "model", "be sharded with torch.distributed.fsdp.fully_shard", "FullyShardedDataParallel", hint, TypeError)
     if model is None and (batchnorm is not None or same_rng):
         wish = "batchnorm" if batchnorm is not None else "same_rng"
         check.fail("SAM", "model", f"be given with {wish}", None, "pass model=model, the module whose forward is called in both passes")

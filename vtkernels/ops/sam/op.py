@@ -23,7 +23,7 @@ from vtkernels.ops.sam.common import (
 
 def op_of(name: str, attribute: str, mutates: tuple[str, ...]) -> Op:
     """An op of this folder: each backend module holds several."""
-    backends = {"cuda": "cuda", "triton": "triton", "cpu": "native", "reference": "reference"}
+    backends = {"triton": "triton", "cuda": "cuda", "cpu": "native", "reference": "reference"}
     modules = {backend: f"vtkernels.ops.sam.{module}:{attribute}" for backend, module in backends.items()}
     return Op(name, modules, differentiable=False, mutates=mutates)
 
@@ -46,7 +46,7 @@ def sam_square_sum(
         grads: a gradient for each.
         adaptive: for all tensors or for each: sum ((|w| + eta) * g)^2 instead of g^2.
         eta: see `sam_perturb_`.
-        backend: auto, cuda, triton, cpu or reference.
+        backend: auto, triton, cuda, cpu or reference.
 
     Returns:
         A float64 tensor without dimensions, on the device of the parameters. Not finite if any gradient is not.
@@ -85,7 +85,7 @@ def sam_perturb_(
         grad_scale: what a GradScaler multiplied the loss with; the norm returned and eps are of the unscaled gradients.
         found_inf: float32, one element: not 0 means that nothing may change; set to 1 where a gradient is not finite.
         square_sum: what `sam_square_sum` returned, added up over all there is, in place of the norm over `grads`.
-        backend: auto, cuda, triton, cpu or reference.
+        backend: auto, triton, cuda, cpu or reference.
 
     Returns:
         The norm, a tensor without dimensions, in float32 (float64 if a parameter is).
@@ -102,7 +102,7 @@ def sam_restore_(params: Sequence[Tensor], backups: Sequence[Tensor], *, backend
     Args:
         params: the parameters, overwritten.
         backups: what each was.
-        backend: auto, cuda, triton, cpu or reference.
+        backend: auto, triton, cuda, cpu or reference.
     """
     torch.ops.vtkernels.sam_restore_.default(*_prepare_restore(params, backups, backend))
 

@@ -50,7 +50,7 @@ def sgd_step_(
         backups: what the parameters were before `sam_perturb_`: the step starts from these. Empty: from the parameters.
         grad_scale: the gradients are divided by it.
         found_inf: not 0: restore the backups, change nothing else.
-        backend: auto, cuda, triton, cpu or reference.
+        backend: auto, triton, cuda, cpu or reference.
     """
     arguments = _prepare_sgd(
         params, grads, momentum_buffers, lr, momentum, weight_decay, nesterov, decoupled, maximize, backups, grad_scale, found_inf, backend
@@ -97,7 +97,7 @@ def adamw_step_(
         backups: what the parameters were before `sam_perturb_`: the step starts from these. Empty: from the parameters.
         grad_scale: the gradients are divided by it.
         found_inf: not 0: restore the backups, change nothing else.
-        backend: auto, cuda, triton, cpu or reference.
+        backend: auto, triton, cuda, cpu or reference.
     """
     arguments = _prepare_adamw(
         params, grads, exp_avgs, exp_avg_sqs, steps, lr, betas, eps, weight_decay, decoupled, maximize, backups, grad_scale, found_inf, backend

@@ -1,7 +1,6 @@
 """What every backend of the multi-tensor ops shares: the calls after validation, and the layout the kernels walk."""
 
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -87,8 +86,8 @@ def why_not_flat(call: Any) -> str | None:
 
 
 def _all_contiguous(tensors: Sequence[Tensor]) -> bool:
-    # the usual case, at 30 ns a tensor: hundreds of them are looked at in every step
-    return all(map(Tensor.is_contiguous, tensors))
+    # the usual case: hundreds of tensors are looked at in every step
+    return all(tensor.is_contiguous() for tensor in tensors)
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -125,7 +124,8 @@ def norm_dtype(params: list[Tensor]) -> torch.dtype:
 # ---- validation --------------------------------------------------------------------------------------------------------
 
 
-_KIND = attrgetter("shape", "dtype", "device", "layout")
+def _kinds(tensors: list[Tensor]) -> list[tuple]:
+    return [(tensor.shape, tensor.dtype, tensor.device, tensor.layout) for tensor in tensors]
 
 
 def check_params(op: str, params: Any) -> list[Tensor]:
@@ -137,12 +137,14 @@ def check_params(op: str, params: Any) -> list[Tensor]:
         if not isinstance(param, Tensor):
             check.fail(op, f"params[{i}]", "be a tensor", type(param).__name__, "", TypeError)
     # a look at each kind that occurs, not at each tensor
-    for kind in set(map(attrgetter("layout", "dtype", "device"), params)):
-        i = next(i for i, param in enumerate(params) if (param.layout, param.dtype, param.device) == kind)
-        if kind[0] != torch.strided or kind[1] not in check.COMPUTED_DTYPES:
+    kinds = [(param.layout, param.dtype, param.device) for param in params]
+    for kind in dict.fromkeys(kinds):
+        i = kinds.index(kind)
+        layout, dtype, where = kind
+        if layout != torch.strided or dtype not in check.COMPUTED_DTYPES:
             _refuse_kind(op, f"params[{i}]", params[i])
-        if kind[2] != device:
-            check.fail(op, f"params[{i}]", f"be on the device of params[0] ({device})", kind[2], "call the op once for each device")
+        if where != device:
+            check.fail(op, f"params[{i}]", f"be on the device of params[0] ({device})", where, "call the op once for each device")
     return params
 
 
@@ -151,7 +153,7 @@ def check_beside(op: str, name: str, tensors: Any, params: list[Tensor]) -> list
     tensors = _listed(op, name, tensors)
     if len(tensors) != len(params):
         check.fail(op, name, f"hold a tensor for each of the {len(params)} params", len(tensors), "leave out params without a gradient everywhere")
-    if all(isinstance(tensor, Tensor) for tensor in tensors) and list(map(_KIND, tensors)) == list(map(_KIND, params)):
+    if all(isinstance(tensor, Tensor) for tensor in tensors) and _kinds(tensors) == _kinds(params):
         return tensors
     for i, (tensor, param) in enumerate(zip(tensors, params, strict=True)):
         if not isinstance(tensor, Tensor):
@@ -188,12 +190,13 @@ def check_flag(op: str, name: str, value: Any, device: torch.device) -> None:
 
 def per_tensor(op: str, name: str, value: Any, params: list[Tensor], kind: type) -> list:
     """One number for all tensors, or one for each, as a list."""
-    values = [value] * len(params) if isinstance(value, (int, float)) else value
-    if not isinstance(values, Sequence) or not all(isinstance(v, (int, float)) for v in values):
+    if isinstance(value, (int, float)):
+        return [kind(value)] * len(params)
+    if not isinstance(value, Sequence) or not all(isinstance(v, (int, float)) for v in value):
         check.fail(op, name, f"be a {kind.__name__} or a list of them", repr(value), "", TypeError)
-    if len(values) != len(params):
-        check.fail(op, name, f"be one {kind.__name__} or one for each of the {len(params)} params", len(values))
-    return [kind(v) for v in values]
+    if len(value) != len(params):
+        check.fail(op, name, f"be one {kind.__name__} or one for each of the {len(params)} params", len(value))
+    return [kind(v) for v in value]
 
 
 def check_range(op: str, name: str, values: Sequence[float], low: float, high: float, hint: str = "") -> None:

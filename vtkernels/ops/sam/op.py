@@ -149,7 +149,7 @@ def _square_sum_fake(*args: Any) -> Tensor:
 
 def _perturb(*args: Any) -> Tensor:
     call = Perturb(*args[:-1])
-    written(call.params, call.backups)
+    written(call.params, call.backups, [] if call.found_inf is None else [call.found_inf])
     return PERTURB.select("forward", args[-1], call)(call)
 
 

@@ -133,7 +133,7 @@ class SAM(torch.optim.Optimizer):
                 self._passes.agree(self.first_found_inf)
                 self._passes.enter_second()
             if zero_grad:
-                self.zero_grad()
+                self.zero_grad(set_to_none=self._passes is None or not self._passes.needs_gradients)
         except BaseException:
             self._give_up()
             raise

@@ -42,6 +42,14 @@ class TwoPasses:
         self.two_passes_wanted = True
         self._handle = model.register_forward_pre_hook(_Watch(self))
 
+    @property
+    def needs_gradients(self) -> bool:
+        """Gradients must be zeroed between the passes, not dropped.
+
+        DistributedDataParallel remembers a parameter used in a backward without exchange, and in the next exchange asks for its gradient.
+        """
+        return self._parallel is not None and self._parallel.find_unused_parameters
+
     def close(self) -> None:
         """Leave the model as it was found."""
         self._exchange_again()

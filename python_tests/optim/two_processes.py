@@ -26,6 +26,7 @@ class Processes:
 
     def __init__(self) -> None:
         self._workers: list[tuple[Any, Any]] = []
+        self._store = ""
 
     def run(self, module: str, name: str, arguments: dict[str, Any]) -> None:
         if not self._workers:
@@ -35,26 +36,28 @@ class Processes:
         self._all_answer(TIMEOUT)
 
     def close(self) -> None:
+        if not self._workers:
+            return
         workers, self._workers = self._workers, []
         for process, pipe in workers:
             pipe.close()
             process.kill()
         for process, _ in workers:
             process.join()
+        Path(self._store).unlink(missing_ok=True)
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        # a file that both know: no port that somebody else could take
-        handle, store = tempfile.mkstemp(prefix="two_processes_")
+        # a file that both know, also of groups made later: no port that somebody else could take
+        handle, self._store = tempfile.mkstemp(prefix="two_processes_")
         os.close(handle)
         for rank in range(SIZE):
             pipe, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, store, theirs), daemon=True)
+            process = context.Process(target=_serve, args=(rank, self._store, theirs), daemon=True)
             process.start()
             theirs.close()
             self._workers.append((process, pipe))
         self._all_answer(START_TIMEOUT)
-        Path(store).unlink(missing_ok=True)
 
     def _all_answer(self, timeout: float) -> None:
         until = time.monotonic() + timeout

@@ -1,7 +1,7 @@
 """Long vectors kept as lists of tensors: a few launches however many tensors there are, and nothing waits for the device."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,10 +73,11 @@ def quotient(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _alike(tensors: list[Tensor]) -> Iterator[list[int]]:
-    """Indices of tensors of one dtype: a mixed list would cost foreach a launch for each tensor."""
-    members: dict[torch.dtype, list[int]] = {}
+    """Indices of tensors of one dtype, sharded over the same processes: foreach falls apart over mixed lists, or refuses them."""
+    members: dict[Any, list[int]] = {}
     for i, tensor in enumerate(tensors):
-        members.setdefault(tensor.dtype, []).append(i)
+        mesh = tensor.device_mesh if shards.is_sharded(tensor) else None
+        members.setdefault((tensor.dtype, mesh), []).append(i)
     yield from members.values()
 
 

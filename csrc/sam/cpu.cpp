@@ -64,26 +64,27 @@ double square_sum(const SamItem& item, const Chunk& chunk, float eta) {
   return total;
 }
 
+// backup = w to the bit, w += T^2 g factor
 template <class T>
 void perturb(const SamItem& item, const Chunk& chunk, float eta, bool stream) {
   T *w = (T*)item.param + chunk.begin, *backup = (T*)item.backup + chunk.begin;
   const T* g = (const T*)item.grad + chunk.begin;
   const V factor = set1(item.factor);
-  if (item.adaptive) {
-    auto step = [&](int64_t i, int count, auto fresh) __attribute__((always_inline)) {
-      const V old = load_row(w + i, count), t = magnitude(old) + eta;
-      fresh(backup + i, old, count);
-      store_row(w + i, fma(t * t * load_row(g + i, count), factor, old), count);
-    };
-    walk(chunk.size, stream, backup, step);
-  } else {
+  // a half-precision number does not survive the way through float to the bit: denormals, what a NaN carries
+  constexpr bool kThroughVectors = sizeof(T) == 4;
+  if (!kThroughVectors) memcpy(backup, w, chunk.size * sizeof(T));
+  auto climb = [&](auto direction) __attribute__((always_inline)) {
     auto step = [&](int64_t i, int count, auto fresh) __attribute__((always_inline)) {
       const V old = load_row(w + i, count);
-      fresh(backup + i, old, count);
-      store_row(w + i, fma(load_row(g + i, count), factor, old), count);
+      if (kThroughVectors) fresh(backup + i, old, count);
+      store_row(w + i, fma(direction(old, load_row(g + i, count)), factor, old), count);
     };
-    walk(chunk.size, stream, backup, step);
-  }
+    walk(chunk.size, stream && kThroughVectors, backup, step);
+  };
+  if (item.adaptive)
+    climb([=](V old, V grad) __attribute__((always_inline)) { return (magnitude(old) + eta) * (magnitude(old) + eta) * grad; });
+  else
+    climb([](V, V grad) __attribute__((always_inline)) { return grad; });
 }
 
 template <class T>

@@ -226,15 +226,10 @@ def test_restore_gives_back_every_bit(backend, dtype):
 def test_perturb_saves_every_bit(backend, dtype, gradient):
     """Also of weights that are lost already; and if the step is refused, they keep their bits too."""
     odd = every_kind_of_number(dtype)
-    if dtype.itemsize == 2:
-        # widened and narrowed again, a NaN stays a NaN but not the same one
-        odd = odd[~odd.isnan()]
     params = [odd, torch.randn(100).to(dtype)]
     before, backups = bits(params), [torch.empty_like(param) for param in params]
     grads = [torch.full_like(param, gradient) for param in params]
     call("sam_perturb_", backend, params, grads, backups, rho=0.5)
-    if backend == "cpu" and dtype == torch.bfloat16:
-        pytest.xfail("AVX512-BF16's conversion flushes denormals")
     assert_unchanged(backups, before)
     if gradient == math.inf:
         assert_unchanged(params, before)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from vtkernels.ops.sam import adamw_step_, sam_restore_, sgd_step_
+from vtkernels.ops.sam import sam_restore_
+from vtkernels.ops.sam.unchecked import adamw_step_, sgd_step_
 from vtkernels.optim.shards import local
 
 

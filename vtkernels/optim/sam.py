@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from vtkernels._core import check
-from vtkernels.ops.sam import sam_perturb_, sam_restore_
+from vtkernels.ops.sam import sam_restore_
+from vtkernels.ops.sam.unchecked import sam_perturb_
 from vtkernels.optim import shards
 from vtkernels.optim.base_step import Piece, Scaling, base_step
 from vtkernels.optim.poison import Poison

@@ -129,13 +129,21 @@ def _kinds(tensors: list[Tensor]) -> list[tuple]:
 
 
 def check_params(op: str, params: Any) -> list[Tensor]:
-    params = _listed(op, "params", params)
+    params = listed(op, "params", params)
     if not params:
         check.fail(op, "params", "hold at least one tensor", "an empty list", "is the model frozen, or was a generator used up before?")
     device = params[0].device if isinstance(params[0], Tensor) else None
     for i, param in enumerate(params):
         if not isinstance(param, Tensor):
             check.fail(op, f"params[{i}]", "be a tensor", type(param).__name__, "", TypeError)
+    if len(set(map(id, params))) != len(params):
+        check.fail(
+            op,
+            "params",
+            "hold each tensor once",
+            f"{len(params)} of which {len(set(map(id, params)))} differ",
+            "drop the repeated ones: each would be changed twice",
+        )
     # a look at each kind that occurs, not at each tensor
     kinds = [(param.layout, param.dtype, param.device) for param in params]
     for kind in dict.fromkeys(kinds):
@@ -150,7 +158,7 @@ def check_params(op: str, params: Any) -> list[Tensor]:
 
 def check_beside(op: str, name: str, tensors: Any, params: list[Tensor]) -> list[Tensor]:
     """A list with a tensor for each parameter: of its shape, dtype and device."""
-    tensors = _listed(op, name, tensors)
+    tensors = listed(op, name, tensors)
     if len(tensors) != len(params):
         check.fail(op, name, f"hold a tensor for each of the {len(params)} params", len(tensors), "leave out params without a gradient everywhere")
     if all(isinstance(tensor, Tensor) for tensor in tensors) and _kinds(tensors) == _kinds(params):
@@ -208,7 +216,7 @@ def check_range(op: str, name: str, values: Sequence[float], low: float, high: f
             check.fail(op, name, f"be {bounds}", value, hint)
 
 
-def _listed(op: str, name: str, tensors: Any) -> list[Tensor]:
+def listed(op: str, name: str, tensors: Any) -> list[Tensor]:
     if isinstance(tensors, Tensor) or not isinstance(tensors, Sequence):
         check.fail(op, name, "be a list of tensors", type(tensors).__name__, f"try list({name}) or [{name}]", TypeError)
     return list(tensors)

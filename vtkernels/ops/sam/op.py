@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtkernels._core import check
 from vtkernels._core.op import Op, define
 from vtkernels.ops.sam.common import (
     Perturb,
@@ -126,6 +127,10 @@ def _prepare_perturb(params, grads, backups, rho, adaptive, eps, eta, grad_scale
     check_range(name, "eta", [eta], 0.0, float("inf"))
     check_flag(name, "grad_scale", grad_scale, params[0].device)
     check_flag(name, "found_inf", found_inf, params[0].device)
+    if any(param is backup for param, backup in zip(params, backups, strict=True)):
+        check.fail(name, "backups", "be tensors of their own", "one that is its parameter", "make them with torch.empty_like(param)")
+    if square_sum is not None:
+        check.check_tensor(name, "square_sum", square_sum)
     if square_sum is not None and (square_sum.numel() != 1 or square_sum.dtype != torch.float64 or square_sum.device != params[0].device):
         raise TypeError(f"{name}: square_sum must be one float64 on {params[0].device}, got {square_sum}; pass what sam_square_sum returned")
     PERTURB.check_name(backend)
@@ -149,8 +154,9 @@ def _square_sum_fake(*args: Any) -> Tensor:
 
 def _perturb(*args: Any) -> Tensor:
     call = Perturb(*args[:-1])
+    run = PERTURB.select("forward", args[-1], call)
     written(call.params, call.backups, [] if call.found_inf is None else [call.found_inf])
-    return PERTURB.select("forward", args[-1], call)(call)
+    return run(call)
 
 
 def _perturb_fake(*args: Any) -> Tensor:
@@ -159,8 +165,9 @@ def _perturb_fake(*args: Any) -> Tensor:
 
 def _restore(*args: Any) -> None:
     call = Restore(*args[:-1])
+    run = RESTORE.select("forward", args[-1], call)
     written(call.params)
-    RESTORE.select("forward", args[-1], call)(call)
+    run(call)
 
 
 def _restore_fake(*args: Any) -> None:

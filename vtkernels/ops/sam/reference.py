@@ -37,7 +37,8 @@ def perturb(call: Perturb) -> Tensor:
         w, g = param.to(compute_dtype(param)), grad.to(compute_dtype(param))
         # without any gradient and with eps = 0 there is nothing to climb: 0 / 0 is 0
         factor = torch.where(total == 0, 0.0, rho * per_rho).to(w.dtype)
-        param.copy_(torch.where(finite, w + stretch(w, adaptive, call.eta) ** 2 * g * factor, w))
+        new = w + stretch(w, adaptive, call.eta) ** 2 * g * factor
+        param.copy_(torch.where(finite, new.to(param.dtype), param))
     return (total.sqrt() / scale).to(norm_dtype(call.params))
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vtkernels._core import check
 from vtkernels._core.op import define
-from vtkernels.ops.sam.common import AdamWStep, SgdStep, check_beside, check_flag, check_params, check_range, per_tensor, written
+from vtkernels.ops.sam.common import AdamWStep, SgdStep, check_beside, check_flag, check_params, check_range, listed, per_tensor, written
 from vtkernels.ops.sam.op import _example_tensors, op_of
 
 SGD = op_of("sgd_step_", "SGD", ("params", "momentum_buffers"))
@@ -114,7 +114,9 @@ def _prepare_sgd(
     check_range(name, "momentum", [momentum], 0.0, 1.0, "0.9 is usual")
     if nesterov and not momentum:
         check.fail(name, "momentum", "be positive with nesterov", momentum, "0.9 is usual")
-    buffers = check_beside(name, "momentum_buffers", momentum_buffers, params if momentum else [])
+    if not momentum and len(momentum_buffers):
+        check.fail(name, "momentum_buffers", "be empty without momentum", f"{len(momentum_buffers)} tensors", "pass momentum=0.9, or no buffers")
+    buffers = check_beside(name, "momentum_buffers", momentum_buffers, params) if momentum else []
     lr, weight_decay = _rates(name, params, lr, weight_decay)
     SGD.check_name(backend)
     return params, grads, buffers, backups, lr, weight_decay, float(momentum), bool(nesterov), bool(decoupled), bool(maximize), grad_scale, found_inf, backend
@@ -127,11 +129,13 @@ def _prepare_adamw(
     params = check_params(name, params)
     grads, backups = _common(name, params, grads, backups, grad_scale, found_inf)
     exp_avgs, exp_avg_sqs = check_beside(name, "exp_avgs", exp_avgs, params), check_beside(name, "exp_avg_sqs", exp_avg_sqs, params)
-    steps = list(steps)
+    steps = listed(name, "steps", steps)
     if len(steps) != len(params):
         check.fail(name, "steps", f"hold a tensor for each of the {len(params)} params", len(steps))
     for i, step in enumerate(steps):
         check_flag(name, f"steps[{i}]", step, params[0].device)
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        check.fail(name, "betas", "be two numbers", betas, "(0.9, 0.999) is usual", TypeError)
     check_range(name, "betas", betas, 0.0, 1.0, "(0.9, 0.999) is usual")
     check_range(name, "eps", [eps], 0.0, _INFINITY)
     rates = _rates(name, params, lr, weight_decay)
@@ -143,7 +147,9 @@ def _prepare_adamw(
 def _common(name, params, grads, backups, grad_scale, found_inf) -> tuple[list[Tensor], list[Tensor]]:
     check_flag(name, "grad_scale", grad_scale, params[0].device)
     check_flag(name, "found_inf", found_inf, params[0].device)
-    return check_beside(name, "grads", grads, params), check_beside(name, "backups", backups, params) if len(backups) else []
+    return check_beside(name, "grads", grads, params), check_beside(name, "backups", backups, params) if backups is not None and len(
+        listed(name, "backups", backups)
+    ) else []
 
 
 def _rates(name, params, lr, weight_decay) -> tuple[list[float], list[float]]:
@@ -155,14 +161,16 @@ def _rates(name, params, lr, weight_decay) -> tuple[list[float], list[float]]:
 
 def _sgd(*args: Any) -> None:
     call = SgdStep(*args[:-1])
+    run = SGD.select("forward", args[-1], call)
     written(call.params, call.momentum_buffers)
-    SGD.select("forward", args[-1], call)(call)
+    run(call)
 
 
 def _adamw(*args: Any) -> None:
     call = AdamWStep(*args[:-1])
+    run = ADAMW.select("forward", args[-1], call)
     written(call.params, call.exp_avgs, call.exp_avg_sqs, call.steps)
-    ADAMW.select("forward", args[-1], call)(call)
+    run(call)
 
 
 def _fake(*args: Any) -> None:

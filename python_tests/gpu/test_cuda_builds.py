@@ -1,0 +1,99 @@
+"""The CUDA kernels, compiled for every GPU they are meant for without having one: registers, spills, widths; and that the library loads."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ARCHITECTURES = ("80", "86", "89", "90", "100", "120")
+# what lets 1024 threads or more of a kernel reside in a multiprocessor; AdamW has five arrays to keep in flight, others fewer
+REGISTERS = {
+    "sam_square_sum_kernel": 48, "sam_total_kernel": 64, "sam_norm_kernel": 64, "sam_perturb_kernel": 48, "sam_restore_kernel": 48,
+    "sgd_step_kernel": 48, "adamw_corrections_kernel": 48, "adamw_step_kernel": 64,
+}  # fmt: skip
+WALKS = ("sam_perturb_kernel", "sam_restore_kernel", "sgd_step_kernel", "adamw_step_kernel")
+# `setup.py` builds into a copy of its folder of objects, so that neither that nor the installed library is touched
+BUILD = """
+import importlib.util, pathlib, sys, setuptools
+setuptools.setup = lambda **arguments: None
+spec = importlib.util.spec_from_file_location("native_build", "setup.py")
+spec.loader.exec_module(build := importlib.util.module_from_spec(spec))
+build.BUILD = pathlib.Path(sys.argv[1])
+try:
+    build.build_kernels("cuda")
+except build.Skip as reason:
+    sys.exit(f"skipped: {reason}")
+"""
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory) -> tuple[Path, str]:
+    """The folder of a build with CUDA, and what ptxas said of it."""
+    if shutil.which("nvcc") is None:
+        pytest.skip("nvcc is not installed")
+    folder = tmp_path_factory.mktemp("cuda") / "native"
+    objects = ROOT / "build" / "native"
+    if objects.exists():
+        shutil.copytree(objects, folder, ignore=shutil.ignore_patterns("*.so", "*.cu.o"))
+    folder.mkdir(exist_ok=True)
+    environment = os.environ | {"NVCC_APPEND_FLAGS": "-Xptxas -v"}
+    done = subprocess.run([sys.executable, "-c", BUILD, str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True)
+    if "skipped: " in done.stderr:
+        pytest.skip(done.stderr.rpartition("skipped: ")[2].strip())
+    assert done.returncode == 0, f"{done.stdout[-5000:]}\n{done.stderr[-5000:]}"
+    return folder, done.stdout + done.stderr
+
+
+def test_no_kernel_spills_or_takes_more_registers_than_it_may(build):
+    found = re.findall(r"Compiling entry function '(\w+)' for 'sm_(\d+)'(.*?)Used (\d+) registers", build[1], re.DOTALL)
+    seen, wrong = set(), []
+    for symbol, arch, properties, registers in found:
+        kernel = next((name for name in REGISTERS if name in symbol), None)
+        assert kernel, f"{symbol} has no budget of registers"
+        seen.add((kernel, arch))
+        if re.search(r"[1-9]\d* bytes (stack frame|spill)", properties):
+            wrong.append(f"{kernel} sm_{arch} uses local memory: {properties.strip()}")
+        if int(registers) > REGISTERS[kernel]:
+            wrong.append(f"{kernel} sm_{arch}: {registers} registers, {REGISTERS[kernel]} allowed")
+    assert seen == {(kernel, arch) for kernel in REGISTERS for arch in ARCHITECTURES}
+    assert not wrong, "\n".join(wrong)
+
+
+def test_memory_is_moved_sixteen_bytes_at_a_time_and_without_atomics(build):
+    triton = pytest.importorskip("triton", reason="triton, which brings cuobjdump, is not installed")
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    code = subprocess.run([tool, "-sass", build[0] / "sam" / "cuda.cu.o"], capture_output=True, text=True, check=True).stdout
+    functions = code.split("Function : ")[1:]
+    assert len(functions) == len(REGISTERS) * len(ARCHITECTURES)
+    for function in functions:
+        name = function.partition("\n")[0]
+        assert not re.search(r"\b(ATOMG?|REDG?)\.", function), f"{name} has atomics"
+        if any(walk in name for walk in WALKS):
+            # in each of the three dtypes
+            assert len(re.findall(r"\bLDG\.E\.\S*128", function)) >= 2 and len(re.findall(r"\bSTG\.E\.\S*128", function)) >= 2, f"{name} moves narrow words"
+
+
+def test_the_library_loads_without_a_gpu_and_its_cpu_kernels_run(build):
+    code = """
+import sys, torch
+torch.ops.load_library(sys.argv[1])
+for op in ("sam_square_sum", "sam_perturb", "sam_restore", "sgd_step", "adamw_step"):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"vtkernels_native::{op}", "CUDA"), op
+params, backups = [torch.zeros(5)], [torch.ones(5)]
+torch.ops.vtkernels_native.sam_restore(params, backups)
+assert torch.equal(params[0], backups[0])
+"""
+    done = subprocess.run([sys.executable, "-c", code, build[0] / "_native.so"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_and_cpp_agree_on_the_number_of_tensors():
+    from vtkernels.ops.sam import cuda
+
+    source = (ROOT / "csrc" / "sam" / "cuda_table.cuh").read_text()
+    assert int(re.search(r"kMaxTensors = (\d+);", source)[1]) == cuda.MAX_TENSORS

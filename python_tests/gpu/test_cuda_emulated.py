@@ -1,0 +1,94 @@
+"""The CUDA kernels of the multi-tensor ops, compiled as ordinary C++ and run by fibers (emulation/), under the ops' contract.
+
+Their logic is tested so; races, launches and speed need a GPU.
+"""
+
+import dataclasses
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from python_tests.gpu import sam_checks as checks
+from vtkernels._core.op import OPS
+from vtkernels._core.testing import Case
+from vtkernels.ops.sam import cuda
+from vtkernels.ops.sam.common import why_not_flat
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory) -> torch._ops._OpNamespace:
+    """The native ops with the schemas of the real ones, on CPU tensors."""
+    if shutil.which("g++") is None:
+        pytest.skip("the emulation of CUDA needs g++")
+    library, include = tmp_path_factory.mktemp("emulated") / "cuda.so", Path(torch.__file__).parent / "include"
+    folders = [f"-I{folder}" for folder in (Path(__file__).parent / "emulation", include, ROOT / "csrc")]
+    flags = ["-std=c++20", "-O1", "-fPIC", "-shared", "-DTORCH_STABLE_ONLY", "-DTORCH_TARGET_VERSION=0x020a000000000000", *folders]
+    source, link = ROOT / "csrc" / "sam" / "cuda.cu", [f"-L{include.parent / 'lib'}", "-ltorch_cpu"]
+    done = subprocess.run(["g++", *flags, "-x", "c++", source, "-o", library, *link], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:5000]
+    definitions = re.findall(r"m\.def\(([^;]*)\);", (ROOT / "csrc" / "sam" / "register.cpp").read_text())
+    registry = torch.library.Library("vtkernels_emulated", "DEF")
+    for definition in definitions:
+        registry.define("".join(re.findall(r'"([^"]*)"', definition)))
+    torch.ops.load_library(str(library))
+    yield torch.ops.vtkernels_emulated
+    registry._destroy()
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(emulated, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.ops, "vtkernels_native", emulated, raising=False)
+    for name in checks.FAMILY:
+        backend = OPS[name].backend("cuda")
+        monkeypatch.setitem(OPS[name]._loaded, "cuda", dataclasses.replace(backend, why_not=lambda phase, call: why_not_flat(call)))
+
+
+@pytest.mark.parametrize(("op", "case", "dtype"), checks.contract_rows())
+def test_results_are_within_the_tolerance_rule(op: str, case: Case, dtype: torch.dtype):
+    checks.check_tolerance_rule("cuda", op, case, dtype)
+
+
+@checks.every_op
+def test_nothing_beside_the_tensors_is_written(op: str):
+    checks.check_neighbours("cuda", op)
+
+
+@checks.every_op
+def test_repeated_calls_agree_to_the_bit(op: str):
+    checks.check_repeatable("cuda", op)
+
+
+@checks.scales
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_no_gradient_is_too_large_or_too_small_for_the_norm(scale: float, adaptive: bool):
+    checks.check_scale("cuda", scale, adaptive)
+
+
+@checks.not_finite
+@checks.places
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_number_that_is_not_finite_stops_all(value: float, place: tuple[int, int], dtype: torch.dtype):
+    checks.check_not_finite("cuda", value, place, dtype)
+
+
+def test_perturb_and_restore_is_the_identity_to_the_bit():
+    checks.check_identity("cuda")
+
+
+def test_eps_of_zero_keeps_the_smallest_second_moment():
+    checks.check_subnormal_moment("cuda")
+
+
+def test_the_table_is_used_to_its_last_row():
+    params, grads, backups = checks.lists(*[1 + i % 3 for i in range(cuda.MAX_TENSORS)])
+    expected = [param.clone() for param in params]
+    torch.ops.vtkernels_native.sam_restore(backups, params)
+    assert all(torch.equal(backup, param) for backup, param in zip(backups, expected, strict=True))
+    with pytest.raises(RuntimeError, match="at most 576 tensors, got 577"):
+        torch.ops.vtkernels_native.sam_restore([*backups, backups[0]], [*params, params[0]])

@@ -38,26 +38,27 @@ VTK_INLINE V magnitude(V v) { return (V)((I)v & 0x7FFFFFFF); }
 template <class T>
 double square_sum(const SamItem& item, const Chunk& chunk, float eta) {
   const T *g = (const T*)item.grad + chunk.begin, *w = (const T*)item.param + chunk.begin;
-  // several chains, as an addition takes longer than the loads before it
-  constexpr int kChains = 4;
-  D low[kChains]{}, high[kChains]{};
+  // four sums, as an addition takes longer than the loads before it, of four stretches, as the prefetchers of one core follow
+  // several streams faster than one
+  constexpr int kSums = 4;
+  D low[kSums]{}, high[kSums]{};
   auto add = [](D& low_sum, D& high_sum, V v) __attribute__((always_inline)) {
     const D a = low_doubles(v), b = high_doubles(v);
     low_sum = fma(a, a, low_sum);
     high_sum = fma(b, b, high_sum);
   };
-  int64_t i = 0;
-  if (!item.adaptive) {
-    for (; i + kChains * W <= chunk.size; i += kChains * W) VTK_UNROLL for (int k = 0; k < kChains; ++k) add(low[k], high[k], load_row(g + i + k * W, W));
+  const int64_t stretch = item.adaptive ? 0 : chunk.size / (kSums * W) * W;
+  for (int64_t i = 0; i < stretch; i += W) {
+    VTK_UNROLL for (int k = 0; k < kSums; ++k) add(low[k], high[k], load_row(g + k * stretch + i, W));
   }
-  for (; i < chunk.size; i += W) {
+  for (int64_t i = kSums * stretch; i < chunk.size; i += W) {
     const int count = chunk.size - i < W ? (int)(chunk.size - i) : W;
     // lanes past the end are 0 in both
     const V v = load_row(g + i, count);
     add(low[0], high[0], item.adaptive ? (magnitude(load_row(w + i, count)) + eta) * v : v);
   }
   double total = 0.0;
-  VTK_UNROLL for (int k = 0; k < kChains; ++k) {
+  VTK_UNROLL for (int k = 0; k < kSums; ++k) {
     const D both = low[k] + high[k];
     for (int lane = 0; lane < W / 2; ++lane) total += both[lane];
   }

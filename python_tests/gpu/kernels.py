@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from python_tests.gpu import aot
+from vtkernels.ops.sam import triton as sam
+from vtkernels.ops.sam.common import AdamWStep, Perturb, Restore, SgdStep
 from vtkernels.ops.window_attention import triton as backend
 from vtkernels.ops.window_attention.common import Call
 
@@ -20,9 +22,15 @@ class Case:
     kernel: aot.Build
     quick: bool
     strict: bool  # no spills in the loop, tensor cores, 16-byte accesses: the bar of small windows at head dimension 32
+    products: bool = True  # whether there is anything to multiply on tensor cores
 
 
 def cases() -> Iterator[Case]:
+    yield from _window_attention()
+    yield from _sam()
+
+
+def _window_attention() -> Iterator[Case]:
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         half = dtype != torch.float32
         name = f"{str(dtype).removeprefix('torch.')} 7x7 d32"
@@ -91,3 +99,43 @@ def _of(name: str, arch: int, call: Call, strict: bool, quick: bool = False) -> 
         kernel = build.kernel.__name__.removeprefix("_").removeprefix("window_attention_").removesuffix("_kernel")
         if kernel != "fold_bias":
             yield Case(f"{kernel} {name} sm_{arch}", arch, build, quick, strict)
+
+
+def _sam() -> Iterator[Case]:
+    kinds = {"float32": [torch.float32], "bfloat16": [torch.bfloat16], "mixed": [torch.float32, torch.bfloat16, torch.float16]}
+    for arch in ARCHITECTURES:
+        for name, dtypes in kinds.items():
+            for build in sam_launches(dtypes):
+                kernel = build.kernel.__name__.removesuffix("_kernel")
+                # these two touch a few numbers, and no tensor's dtype
+                scalar = kernel in ("sam_finish", "adamw_corrections")
+                if name == "float32" or not scalar:
+                    yield Case(f"{kernel} {name} sm_{arch}", arch, build, name != "bfloat16" and arch == 90, name != "mixed" and not scalar, products=False)
+        for build in aot.builds(lambda: sam.perturb(perturb_call([torch.float32] * 2, adaptive=[True, False]))):
+            if "finish" not in build.kernel.__name__:
+                yield Case(f"{build.kernel.__name__.removesuffix('_kernel')} float32 adaptive sm_{arch}", arch, build, False, True, products=False)
+
+
+def sam_launches(dtypes: list[torch.dtype]) -> list[aot.Build]:
+    """The kernels of a SAM step with SGD, and with AdamW, on tensors of these dtypes, each once."""
+    lists, flag, numbers = _lists(dtypes, 6), torch.empty((), device="meta"), [0.1] * len(dtypes)
+    params, grads, backups, *state = lists
+    steps = [flag] * len(dtypes)
+
+    def step() -> None:
+        sam.perturb(perturb_call(dtypes, adaptive=[False] * len(dtypes)))
+        sam.restore(Restore(params, backups))
+        sam.sgd(SgdStep(params, grads, state[0], backups, numbers, numbers, 0.9, True, False, False, flag, flag))
+        sam.adamw(AdamWStep(params, grads, state[0], state[1], steps, backups, numbers, numbers, 0.9, 0.999, 1e-8, True, False, flag, flag))
+
+    return aot.builds(step)
+
+
+def perturb_call(dtypes: list[torch.dtype], adaptive: list[bool]) -> Perturb:
+    params, grads, backups = _lists(dtypes, 3)
+    flag = torch.empty((), device="meta")
+    return Perturb(params, grads, backups, None, [0.05] * len(dtypes), adaptive, 0.01, 1e-12, flag, flag)
+
+
+def _lists(dtypes: list[torch.dtype], count: int) -> list[list[Tensor]]:
+    return [[torch.empty(1000, 1000, dtype=dtype, device="meta") for dtype in dtypes] for _ in range(count)]

@@ -3,6 +3,7 @@
 Their logic is tested so; races, launches and speed need a GPU.
 """
 
+import ctypes
 import dataclasses
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import vtkernels as vt
 from python_tests.gpu import sam_checks as checks
 from vtkernels._core.op import OPS
 from vtkernels._core.testing import Case
@@ -22,8 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def emulated(tmp_path_factory) -> torch._ops._OpNamespace:
-    """The native ops with the schemas of the real ones, on CPU tensors."""
+def library(tmp_path_factory) -> Path:
     if shutil.which("g++") is None:
         pytest.skip("the emulation of CUDA needs g++")
     library, include = tmp_path_factory.mktemp("emulated") / "cuda.so", Path(torch.__file__).parent / "include"
@@ -32,6 +33,12 @@ def emulated(tmp_path_factory) -> torch._ops._OpNamespace:
     source, link = ROOT / "csrc" / "sam" / "cuda.cu", [f"-L{include.parent / 'lib'}", "-ltorch_cpu"]
     done = subprocess.run(["g++", *flags, "-x", "c++", source, "-o", library, *link], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[:5000]
+    return library
+
+
+@pytest.fixture(scope="module")
+def emulated(library: Path) -> torch._ops._OpNamespace:
+    """The native ops with the schemas of the real ones, on CPU tensors."""
     definitions = re.findall(r"m\.def\(([^;]*)\);", (ROOT / "csrc" / "sam" / "register.cpp").read_text())
     registry = torch.library.Library("vtkernels_emulated", "DEF")
     for definition in definitions:
@@ -83,6 +90,26 @@ def test_perturb_and_restore_is_the_identity_to_the_bit():
 
 def test_eps_of_zero_keeps_the_smallest_second_moment():
     checks.check_subnormal_moment("cuda")
+
+
+@pytest.mark.parametrize("tensors", [1, 500])
+def test_launches_do_not_depend_on_the_number_of_tensors(library: Path, tensors: int):
+    emulated_launches = ctypes.CDLL(str(library)).emulated_launches
+    emulated_launches.restype = ctypes.c_int64
+    params, grads, backups = checks.lists(*[3] * tensors)
+    steps = [torch.zeros(()) for _ in params]
+
+    def count(op, *arguments, **options) -> int:
+        before = emulated_launches()
+        op(*arguments, **options, backend="cuda")
+        return emulated_launches() - before
+
+    assert count(vt.sam_square_sum, params, grads) == 2
+    assert count(vt.sam_perturb_, params, grads, backups, rho=0.05, adaptive=[i % 2 == 0 for i in range(tensors)]) == 3
+    assert count(vt.sam_perturb_, params, grads, backups, rho=0.05, square_sum=torch.ones((), dtype=torch.float64)) == 2
+    assert count(vt.sam_restore_, params, backups) == 1
+    assert count(vt.sgd_step_, params, grads, lr=0.1, backups=backups) == 1
+    assert count(vt.adamw_step_, params, grads, *([torch.zeros(3) for _ in params] for _ in range(2)), steps, lr=0.1, backups=backups) == 2
 
 
 def test_the_table_is_used_to_its_last_row():

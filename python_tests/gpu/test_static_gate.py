@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="the static gate compiles with triton, whic
 import torch
 
 from python_tests.gpu import gate
-from python_tests.gpu.kernels import Case, cases, launches, window_call
+from python_tests.gpu.kernels import Case, cases, launches, sam_launches, window_call
 from vtkernels.ops.window_attention.triton import Plan
 
 FULL = os.environ.get("CI") == "true" or os.environ.get("VTKERNELS_FULL") == "1"
@@ -36,6 +36,15 @@ def test_twice_the_warps_are_caught():
 def test_products_off_the_tensor_cores_are_caught():
     wrong = _mutant(torch.float32, "float32", Plan(264, num_warps=4, num_stages=2), PRECISION="ieee")
     assert any("loop_spills" in sentence for sentence in wrong) and any("products" in sentence for sentence in wrong), wrong
+
+
+def test_narrow_accesses_are_caught():
+    build = next(build for build in sam_launches([torch.float32]) if "perturb" in build.kernel.__name__)
+    # an element for each thread
+    build.arguments["BLOCK"] = 128
+    case = Case("sam_perturb float32 sm_90", 90, build, quick=True, strict=True, products=False)
+    wrong = gate.breaches(case, build.compile(90), gate.load())
+    assert any("no 16-byte global loads" in sentence for sentence in wrong) and any("stores" in sentence for sentence in wrong), wrong
 
 
 def test_an_unknown_version_is_judged_with_slack():

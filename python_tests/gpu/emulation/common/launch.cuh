@@ -34,6 +34,7 @@ inline std::vector<Fiber> fibers(1024);
 inline std::vector<double> exchanged(1024);
 inline ucontext_t scheduler;
 inline std::function<void()> body;
+inline int64_t launches = 0;
 
 inline void meet() {
   const Index self = thread;
@@ -92,6 +93,8 @@ struct Launch {
 
   template <class... Parameters, class... Arguments>
   void operator()(void (*kernel)(Parameters...), int64_t blocks, int threads, const Arguments&... arguments) const {
+    if (blocks == 0) return;
+    ++emulation::launches;
     emulation::block_size.x = threads;
     emulation::body = [&] { kernel(arguments...); };
     for (int64_t i = 0; i < blocks; ++i) {
@@ -102,6 +105,8 @@ struct Launch {
 };
 
 }  // namespace vtk
+
+extern "C" __attribute__((visibility("default"))) int64_t emulated_launches() { return emulation::launches; }
 
 // registered beside the real ones, for the tensors there are
 #define vtkernels_native vtkernels_emulated

@@ -53,23 +53,25 @@ def pointer_table(
 
     `marked` sets a flag of the tensor's own.
     """
-    first = lists[0]
-    sizes = tuple(map(Tensor.numel, first))
-    addresses = tuple(tuple(map(Tensor.data_ptr, tensors)) for tensors in lists)
-    flags = []
-    for i, tensor in enumerate(first):
-        aligned = all(column[i] % 16 == 0 for column in addresses)
-        flags.append(DTYPES.index(tensor.dtype) + ALIGNED * aligned + MARKED * (bool(marked) and marked[i]))
-    addresses += tuple(tuple(map(Tensor.data_ptr, tensors)) for tensors in beside)
-    arguments = (first[0].device, sizes, tuple(flags), addresses, tuple(map(tuple, numbers)))
-    if first[0].device.type != "cuda":
+    device = lists[0][0].device
+    arguments = (
+        device,
+        tuple(map(Tensor.numel, lists[0])),
+        tuple([tensor.dtype for tensor in lists[0]]),
+        tuple(marked),
+        tuple([tuple(map(Tensor.data_ptr, tensors)) for tensors in lists]),
+        tuple([tuple(map(Tensor.data_ptr, tensors)) for tensors in beside]),
+        tuple(map(tuple, numbers)),
+    )
+    if device.type != "cuda":
         return _made(0, *arguments)
-    if torch.cuda.is_current_stream_capturing():
-        # a graph copies the table anew in each replay, from where it lies now: nobody may write there, ever
-        return _made.__wrapped__(0, *arguments)
-    _keep_reserve()
-    # memory of one stream is not to be read on another without waiting
-    return _made(torch.cuda.current_stream(first[0].device).cuda_stream, *arguments)
+    with torch.cuda.device(device):
+        if torch.cuda.is_current_stream_capturing():
+            # a graph copies the table anew in each replay, from where it lies now: nobody may write there, ever
+            return _made.__wrapped__(0, *arguments)
+        _keep_reserve()
+        # memory of one stream is not to be read on another without waiting
+        return _made(torch.cuda.current_stream().cuda_stream, *arguments)
 
 
 @functools.lru_cache(maxsize=32)
@@ -77,20 +79,23 @@ def _made(
     stream: int,
     device: torch.device,
     sizes: tuple[int, ...],
-    flags: tuple[int, ...],
+    dtypes: tuple[torch.dtype, ...],
+    marked: tuple[bool, ...],
     addresses: tuple[tuple[int, ...], ...],
+    beside: tuple[tuple[int, ...], ...],
     numbers: tuple[tuple[float, ...], ...],
 ) -> PointerTable:
+    kinds = [DTYPES.index(dtype) for dtype in dtypes]
     words = array("q", sizes)
-    words.extend(flags)
-    for column in addresses:
+    for kind, mark, *places in zip(kinds, marked or (False,) * len(sizes), *addresses, strict=True):
+        words.append(kind + ALIGNED * all(place % 16 == 0 for place in places) + MARKED * mark)
+    for column in addresses + beside:
         words.extend(column)
     for column in numbers:
         words.frombytes(array("d", column).tobytes())
-    chunks = chunk_map(sizes)
-    columns = torch.frombuffer(words, dtype=torch.int64)
-    kinds = sum(1 << kind for kind in {flag & KIND for flag in flags})
-    return PointerTable(upload(torch.cat((columns, chunks)), device), len(sizes), len(columns) // len(sizes), len(chunks), kinds)
+    columns, chunks = torch.frombuffer(words, dtype=torch.int64), chunk_map(sizes)
+    there = upload(torch.cat((columns, chunks)), device)
+    return PointerTable(there, len(sizes), len(columns) // len(sizes), len(chunks), sum(1 << kind for kind in set(kinds)))
 
 
 @functools.lru_cache(maxsize=32)

@@ -55,6 +55,7 @@ $(READY): pyproject.toml
 	$(PY) -m pip install -q --no-deps $(TORCHVISION) timm
 	VTKERNELS_BUILD=none $(PY) -m pip install -q --no-build-isolation -e ".[test,bench,dev]"
 	$(PY) -m pip install -q triton || echo "triton could not be installed: its backend and tests are skipped"
+	$(PY) -m pip install -q lightning transformers accelerate || echo "the trainers could not be installed: their examples' tests are skipped"
 	@touch $@
 
 $(NATIVE): $(READY) $(SOURCES)

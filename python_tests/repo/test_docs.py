@@ -9,7 +9,11 @@ import pytest
 from vtkernels import cli
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "benchmarks" / "README.md", *sorted(ROOT.glob("vtkernels/ops/*/README.md"))]
+DOCUMENTS = [
+    path
+    for pattern in ("*.md", "benchmarks/*.md", "examples/*.md", "vtkernels/*/README.md", "vtkernels/ops/*/README.md")
+    for path in sorted(ROOT.glob(pattern))
+]
 README = (ROOT / "README.md").read_text()
 
 

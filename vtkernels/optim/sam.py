@@ -177,6 +177,8 @@ class SAM(torch.optim.Optimizer):
                 "SAM: GradScaler.step cannot take a closure, it would look at the gradients of pass one; "
                 "use `with sam.perturbed(): scaler.scale(loss()).backward()`, then scaler.step(sam)"
             )
+        if self._ready:
+            raise RuntimeError("SAM: step() must come without a closure after `with sam.perturbed()`: that was pass two, and a closure would begin a new step")
         loss = None
         if self.first_step(zero_grad=True):
             try:

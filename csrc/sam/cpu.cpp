@@ -74,18 +74,22 @@ void perturb(const SamItem& item, const Chunk& chunk, float eta, bool stream) {
   // a half-precision number does not survive the way through float to the bit: denormals, what a NaN carries
   constexpr bool kThroughVectors = sizeof(T) == 4;
   if (!kThroughVectors) memcpy(backup, w, chunk.size * sizeof(T));
-  auto climb = [&](auto direction) __attribute__((always_inline)) {
+  auto climb = [&](auto climbed) __attribute__((always_inline)) {
     auto step = [&](int64_t i, int count, auto fresh) __attribute__((always_inline)) {
       const V old = load_row(w + i, count);
       if (kThroughVectors) fresh(backup + i, old, count);
-      store_row(w + i, fma(direction(old, load_row(g + i, count)), factor, old), count);
+      store_row(w + i, climbed(old, load_row(g + i, count)), count);
     };
     walk(chunk.size, stream && kThroughVectors, backup, step);
   };
   if (item.adaptive)
-    climb([=](V old, V grad) __attribute__((always_inline)) { return (magnitude(old) + eta) * (magnitude(old) + eta) * grad; });
+    climb([=](V old, V grad) __attribute__((always_inline)) {
+      const V t = magnitude(old) + eta;
+      // T^2 g may overflow where the step does not
+      return fma(t, t * (grad * factor), old);
+    });
   else
-    climb([](V, V grad) __attribute__((always_inline)) { return grad; });
+    climb([=](V old, V grad) __attribute__((always_inline)) { return fma(grad, factor, old); });
 }
 
 template <class T>

@@ -97,7 +97,8 @@ __global__ void __launch_bounds__(kFinishThreads)
 
 __global__ void __launch_bounds__(kThreads) sam_perturb_kernel(const __grid_constant__ SamTable table, float eta, const Climb* climb) {
   const Place place = find_chunk(table);
-  const float factor = static_cast<float>(table.numbers[0][place.tensor] * climb->per_rho);
+  // a norm below float's range makes a factor above it
+  const float factor = static_cast<float>(fmin(table.numbers[0][place.tensor] * climb->per_rho, 3.4e38));
   const bool adaptive = place.flags & kMarked, wanted = climb->wanted != 0.0;
   with_type(place, [&](auto zero) {
     using T = decltype(zero);
@@ -112,7 +113,8 @@ __global__ void __launch_bounds__(kThreads) sam_perturb_kernel(const __grid_cons
 #pragma unroll
       for (int k = 0; k < N; ++k) {
         const float t = adaptive ? fabsf(values.values[k]) + eta : 1.0f;
-        values.values[k] += t * t * step.values[k] * factor;
+        // T^2 g may overflow where the step does not
+        values.values[k] += t * (t * (step.values[k] * factor));
       }
       store<N>(backup + i, old);
       store<N>(w + i, values);

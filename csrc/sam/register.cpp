@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <initializer_list>
 #include <vector>
 
 namespace vtk {
@@ -56,6 +57,16 @@ class Cut {
   bool stream_;
 };
 
+// The kernels go by the parameters' sizes: whoever called, nothing is read or written past an end.
+void check_sizes(const Tensors& params, std::initializer_list<const Tensors*> companions) {
+  for (const Tensors* tensors : companions) {
+    STD_TORCH_CHECK(tensors->size() == params.size(), "a list holds ", tensors->size(), " tensors beside ", params.size(), " parameters");
+    for (size_t i = 0; i < params.size(); ++i)
+      STD_TORCH_CHECK((*tensors)[i].numel() == params[i].numel(), "tensor ", i, " of a list has ", (*tensors)[i].numel(), " elements, its parameter ",
+                      params[i].numel());
+  }
+}
+
 float number(const MaybeTensor& tensor, float absent) { return tensor ? *static_cast<const float*>(tensor->const_data_ptr()) : absent; }
 
 std::vector<SamItem> sam_items(const Tensors& params, const Tensors& grads, const std::vector<int64_t>& adaptive) {
@@ -76,6 +87,7 @@ double square_sum_of(const std::vector<SamItem>& items, double eta, const Cut& c
 }
 
 void sam_square_sum(Tensors params, Tensors grads, std::vector<int64_t> adaptive, double eta, Tensor total) {
+  check_sizes(params, {&grads});
   *static_cast<double*>(total.mutable_data_ptr()) = square_sum_of(sam_items(params, grads, adaptive), eta, Cut(params));
 }
 
@@ -97,6 +109,7 @@ void copy_all(const Tensors& to, const Tensors& from) {
 
 void sam_perturb(Tensors params, Tensors grads, Tensors backups, MaybeTensor square_sum, Numbers rho, std::vector<int64_t> adaptive, double eta, double eps,
                  MaybeTensor grad_scale, MaybeTensor found_inf, Tensor norm) {
+  check_sizes(params, {&grads, &backups});
   const Cut cut(params);
   std::vector<SamItem> items = sam_items(params, grads, adaptive);
   const double total = square_sum ? *static_cast<const double*>(square_sum->const_data_ptr()) : square_sum_of(items, eta, cut);
@@ -106,12 +119,16 @@ void sam_perturb(Tensors params, Tensors grads, Tensors backups, MaybeTensor squ
   if (!std::isfinite(total) || number(found_inf, 0.0f) != 0.0f) return copy_all(backups, params);
   for (size_t i = 0; i < items.size(); ++i) {
     items[i].backup = backups[i].mutable_data_ptr();
-    items[i].factor = total == 0.0 ? 0.0f : static_cast<float>(rho[i] / (std::sqrt(total) + eps * scale));
+    // a norm below float's range makes a factor above it
+    items[i].factor = total == 0.0 ? 0.0f : static_cast<float>(std::min(rho[i] / (std::sqrt(total) + eps * scale), 3.4e38));
   }
   perturb_on_chosen_isa(items.data(), static_cast<float>(eta), cut.view(), torch_parallel());
 }
 
-void sam_restore(Tensors params, Tensors backups) { copy_all(params, backups); }
+void sam_restore(Tensors params, Tensors backups) {
+  check_sizes(params, {&backups});
+  copy_all(params, backups);
+}
 
 // What SGD and AdamW share. An empty list of backups: the step starts from the parameters.
 std::vector<StepItem> step_items(const Tensors& params, const Tensors& grads, const Tensors& backups, const Numbers& lr, const Numbers& weight_decay,
@@ -132,6 +149,7 @@ std::vector<StepItem> step_items(const Tensors& params, const Tensors& grads, co
 
 // The optimizer's skipped step: the parameters as they were.
 bool skipped(const MaybeTensor& found_inf, const Tensors& params, const Tensors& backups) {
+  if (!backups.empty()) check_sizes(params, {&backups});
   const bool skip = number(found_inf, 0.0f) != 0.0f;
   if (skip && !backups.empty()) copy_all(params, backups);
   return skip;
@@ -139,6 +157,8 @@ bool skipped(const MaybeTensor& found_inf, const Tensors& params, const Tensors&
 
 void sgd_step(Tensors params, Tensors grads, Tensors momentum_buffers, Tensors backups, Numbers lr, Numbers weight_decay, double momentum, bool nesterov,
               bool decoupled, bool maximize, MaybeTensor grad_scale, MaybeTensor found_inf) {
+  check_sizes(params, {&grads});
+  if (momentum != 0.0) check_sizes(params, {&momentum_buffers});
   if (skipped(found_inf, params, backups)) return;
   std::vector<StepItem> items = step_items(params, grads, backups, lr, weight_decay, decoupled);
   for (size_t i = 0; i < momentum_buffers.size(); ++i) items[i].first = momentum_buffers[i].mutable_data_ptr();
@@ -148,6 +168,7 @@ void sgd_step(Tensors params, Tensors grads, Tensors momentum_buffers, Tensors b
 
 void adamw_step(Tensors params, Tensors grads, Tensors exp_avgs, Tensors exp_avg_sqs, Tensors steps, Tensors backups, Numbers lr, Numbers weight_decay,
                 double beta1, double beta2, double eps, bool decoupled, bool maximize, MaybeTensor grad_scale, MaybeTensor found_inf) {
+  check_sizes(params, {&grads, &exp_avgs, &exp_avg_sqs});
   if (skipped(found_inf, params, backups)) return;
   std::vector<StepItem> items = step_items(params, grads, backups, lr, weight_decay, decoupled);
   for (size_t i = 0; i < items.size(); ++i) {

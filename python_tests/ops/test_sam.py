@@ -286,3 +286,16 @@ def test_the_norm_does_not_depend_on_the_number_of_threads(backend):
     if backend != "reference":
         assert len(found) == 1
     assert max(found) == pytest.approx(min(found), rel=1e-12)
+
+
+@every_backend
+def test_a_finite_step_is_made_through_extreme_factors(backend):
+    """T^2 g overflows where T g and the step do not; without eps a tiny norm has an inverse above float32's range."""
+    weights = torch.full((70,), 1e5)
+    params, backups = [weights.clone()], [torch.empty(70)]
+    call("sam_perturb_", backend, params, [torch.full((70,), 1e30)], backups, rho=0.5, adaptive=True)
+    step = 0.5 * 1e5 / math.sqrt(70)
+    torch.testing.assert_close(params[0], weights + step, rtol=1e-6, atol=0)
+    params = [weights.clone()]
+    call("sam_perturb_", backend, params, [torch.full((70,), 1e-44)], backups, rho=0.5, eps=0.0)
+    assert params[0].isfinite().all()

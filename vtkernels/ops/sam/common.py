@@ -107,7 +107,7 @@ def flat_grads(call: Any) -> list[Tensor]:
 
 
 def written(*lists: list[Tensor]) -> None:
-    """Tell autograd that a kernel is about to write: a graph that saved the old values must not be run backward."""
+    """Tell autograd that a kernel has written: a graph that saved the old values must not be run backward."""
     for tensors in lists:
         torch.autograd.graph.increment_version(tensors)
 

@@ -131,8 +131,9 @@ def _prepare_perturb(params, grads, backups, rho, adaptive, eps, eta, grad_scale
         check.fail(name, "backups", "be tensors of their own", "one that is its parameter", "make them with torch.empty_like(param)")
     if square_sum is not None:
         check.check_tensor(name, "square_sum", square_sum)
-    if square_sum is not None and (square_sum.numel() != 1 or square_sum.dtype != torch.float64 or square_sum.device != params[0].device):
-        raise TypeError(f"{name}: square_sum must be one float64 on {params[0].device}, got {square_sum}; pass what sam_square_sum returned")
+        if square_sum.numel() != 1 or square_sum.dtype != torch.float64 or square_sum.device != params[0].device:
+            got = f"{square_sum.dtype} {list(square_sum.shape)} on {square_sum.device}"
+            check.fail(name, "square_sum", f"be one float64 on {params[0].device}", got, "pass what sam_square_sum returned", TypeError)
     PERTURB.check_name(backend)
     return params, grads, backups, square_sum, rho, per_tensor(name, "adaptive", adaptive, params, bool), float(eta), float(eps), grad_scale, found_inf, backend
 
@@ -155,8 +156,9 @@ def _square_sum_fake(*args: Any) -> Tensor:
 def _perturb(*args: Any) -> Tensor:
     call = Perturb(*args[:-1])
     run = PERTURB.select("forward", args[-1], call)
+    norm = run(call)
     written(call.params, call.backups, [] if call.found_inf is None else [call.found_inf])
-    return run(call)
+    return norm
 
 
 def _perturb_fake(*args: Any) -> Tensor:
@@ -166,8 +168,8 @@ def _perturb_fake(*args: Any) -> Tensor:
 def _restore(*args: Any) -> None:
     call = Restore(*args[:-1])
     run = RESTORE.select("forward", args[-1], call)
-    written(call.params)
     run(call)
+    written(call.params)
 
 
 def _restore_fake(*args: Any) -> None:

@@ -36,8 +36,10 @@ def perturb(call: Perturb) -> Tensor:
         backup.copy_(param)
         w, g = param.to(compute_dtype(param)), grad.to(compute_dtype(param))
         # without any gradient and with eps = 0 there is nothing to climb: 0 / 0 is 0
-        factor = torch.where(total == 0, 0.0, rho * per_rho).to(w.dtype)
-        new = w + stretch(w, adaptive, call.eta) ** 2 * g * factor
+        factor = torch.where(total == 0, 0.0, (rho * per_rho).clamp(max=torch.finfo(w.dtype).max)).to(w.dtype)
+        t = stretch(w, adaptive, call.eta)
+        # in this order: T^2 g may overflow where the step does not
+        new = w + t * (t * (g * factor))
         param.copy_(torch.where(finite, new.to(param.dtype), param))
     return (total.sqrt() / scale).to(norm_dtype(call.params))
 

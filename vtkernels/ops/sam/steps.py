@@ -147,9 +147,8 @@ def _prepare_adamw(
 def _common(name, params, grads, backups, grad_scale, found_inf) -> tuple[list[Tensor], list[Tensor]]:
     check_flag(name, "grad_scale", grad_scale, params[0].device)
     check_flag(name, "found_inf", found_inf, params[0].device)
-    return check_beside(name, "grads", grads, params), check_beside(name, "backups", backups, params) if backups is not None and len(
-        listed(name, "backups", backups)
-    ) else []
+    backups = listed(name, "backups", () if backups is None else backups)
+    return check_beside(name, "grads", grads, params), check_beside(name, "backups", backups, params) if backups else backups
 
 
 def _rates(name, params, lr, weight_decay) -> tuple[list[float], list[float]]:
@@ -162,15 +161,15 @@ def _rates(name, params, lr, weight_decay) -> tuple[list[float], list[float]]:
 def _sgd(*args: Any) -> None:
     call = SgdStep(*args[:-1])
     run = SGD.select("forward", args[-1], call)
-    written(call.params, call.momentum_buffers)
     run(call)
+    written(call.params, call.momentum_buffers)
 
 
 def _adamw(*args: Any) -> None:
     call = AdamWStep(*args[:-1])
     run = ADAMW.select("forward", args[-1], call)
-    written(call.params, call.exp_avgs, call.exp_avg_sqs, call.steps)
     run(call)
+    written(call.params, call.exp_avgs, call.exp_avg_sqs, call.steps)
 
 
 def _fake(*args: Any) -> None:

@@ -92,11 +92,13 @@ def perturb_blocks(
         i = block * BLOCK + tl.arange(0, BLOCK)
         old, g = read(param_ptr, i, count, WHOLE), read(grad_ptr, i, count, WHOLE).to(tl.float32)
         w = old.to(tl.float32)
+        step = g * factor
         if ADAPTIVE:
             t = tl.where(marked, tl.abs(w) + eta, 1.0)
-            g = t * t * g
+            # T^2 g may overflow where the step does not
+            step = t * (t * step)
         write(backup_ptr, i, old, count, WHOLE)
-        write(param_ptr, i, w + g * factor, count, WHOLE)
+        write(param_ptr, i, w + step, count, WHOLE)
 
 
 @triton.jit(do_not_specialize=["tensors"])
@@ -105,7 +107,8 @@ def sam_perturb_kernel(
 ):  # fmt: skip
     """Lists: params, grads, backups; numbers: rho."""
     place, flags, count, whole, blocks = find_chunk(table_ptr, tensors, COLUMNS, BLOCK)
-    factor = (number_of(numbers_ptr, place, 3) * tl.load(state_ptr)).to(tl.float32)
+    # a norm below float32's range makes a factor above it
+    factor = tl.minimum(number_of(numbers_ptr, place, 3) * tl.load(state_ptr), 3.4e38).to(tl.float32)
     climbs = tl.load(state_ptr + 1) != 0.0
     marked = (flags & MARKED) != 0
     for CODE in tl.static_range(3):

@@ -4,8 +4,9 @@ python benchmarks/gpu_check.py                 writes benchmarks/results/<device
 python benchmarks/gpu_check.py --dry           the same script on a CPU, tiny, through Triton's interpreter: checks the script, times nothing
 
 First the machine's limits, measured in this process; then each op x backend x dtype against fp64 with unwritten memory
-poisoned, twice; then times, by CUDA events, of window attention in Swin-T and Swin-B at batch 128: the op, its
-kernels launched in other ways, and its peers, interleaved and with a cold cache. The clock is asked before every step,
+poisoned, twice, and SAM's launches and CUDA graphs; then times, by CUDA events, of SAM steps and of window attention in
+Swin-T and Swin-B at batch 128: the op, its kernels launched in other ways, and its peers, interleaved and with a cold
+cache. The clock is asked before every step,
 steps are ordered by what they tell, and what did not fit is listed in the JSON under "skipped".
 """
 
@@ -19,8 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gpu_check_sam
 import peaks
 import report
+import sam_problem
 import torch
 from attn_problem import PHASES, Problem
 from attn_sides import OURS, gate
@@ -37,7 +40,7 @@ DRY = "--dry" in sys.argv
 MINUTES = 8.0
 # of them, at most this share for correctness: compilation, a second or two a case, is what takes the time
 CORRECTNESS_SHARE = 0.5
-BACKENDS = ("triton", "reference")
+BACKENDS = ("triton", "cuda", "reference")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 PEERS = ("timm", "timm_sdpa", "sdpa")
 ROUNDS = 1 if DRY else 25
@@ -77,7 +80,9 @@ def main() -> int:
         result["machine"] = _machine()
         result["limits"] = (limits := peaks.measure(device)).as_json()
     result["correctness"] = check_all(device, clock, result["skipped"])
-    result["times"] = [] if result["correctness"]["wrong"] else time_all(device, clock, result["skipped"], None if DRY else limits)
+    sound = not result["correctness"]["wrong"]
+    result["sam"] = time_sam(device, clock, result["skipped"], None if DRY else limits) if sound else []
+    result["times"] = time_all(device, clock, result["skipped"], None if DRY else limits) if sound else []
     result["seconds"] = clock.spent
     folder = Path(__file__).parent / ("out" if DRY else "results")
     path = report.save(result, folder, "gpu_check", device)
@@ -123,27 +128,61 @@ def check_all(device: str, clock: Clock, skipped: list[str]) -> dict[str, Any]:
         found = _problems(op, case, dtype, backend, device)
         wrong += found
         print(f"{'WRONG' if found else 'right'}  {name}", flush=True)
+    for name, check in {} if DRY else gpu_check_sam.checks(device).items():
+        if not clock.allows(10, CORRECTNESS_SHARE):
+            skipped.append(f"{name}: no time left")
+            continue
+        checked += 1
+        found = _attempt(name, check)
+        wrong += found
+        print(f"{'WRONG' if found else 'right'}  {name}", flush=True)
     return {"checked": checked, "wrong": wrong, "refused": refused}
 
 
 def _checks() -> list[tuple[str, Case, torch.dtype, str]]:
-    rows = [(op, case, dtype, backend) for op in OPS for case in testing.cases(op) for dtype in DTYPES for backend in BACKENDS]
+    rows = [(op, case, dtype, name) for op in OPS for case in testing.cases(op) for dtype in DTYPES for name in BACKENDS if name in OPS[op].backend_names]
     if DRY:
-        return [row for row in rows if row[1].name in ("window_4", "dense_bias_large_window") and row[2] != torch.float16]
-    # the representative cases in every dtype, then the rest dtype by dtype; the reference has only its dtypes to show
-    return sorted((row for row in rows if row[1].representative or row[3] != "reference"), key=lambda row: (not row[1].representative, DTYPES.index(row[2])))
+        return [row for row in rows if row[1].name in ("window_4", "dense_bias_large_window", "mixed_dtypes") and row[2] != torch.float16]
+    # the representative cases in every dtype, then the rest dtype by dtype; the reference has only its dtypes to show, and
+    # multi-tensor kernels treat their dtypes alike
+    rows = [row for row in rows if row[1].representative or row[3] != "reference" and (testing.has_gradients(row[0]) or row[2] == torch.float32)]
+    return sorted(rows, key=lambda row: (not row[1].representative, DTYPES.index(row[2])))
 
 
 def _problems(op: str, case: Case, dtype: torch.dtype, backend: str, device: str) -> list[str]:
     name = f"{op}, backend {backend}, case {case.name}, {_short(dtype)}"
-    try:
+
+    def find() -> list[str]:
         with testing.poisoned_memory():
             first, second = (testing.run_case(op, case.inputs(dtype, device), backend) for _ in range(2))
         verdicts = testing.judge_outcome(op, backend, case, dtype, first, device)
-    except Exception as error:  # a kernel that fails to build or to run is a finding, not the end of the check
+        differing = [quantity for quantity, value in first.items() if not torch.equal(value, second[quantity])]
+        return [str(verdict) for verdict in verdicts if not verdict.passed] + [f"{name}: {quantity} differs from run to run" for quantity in differing]
+
+    return _attempt(name, find)
+
+
+def _attempt(name: str, check: Callable[[], list[str]]) -> list[str]:
+    """What is wrong: a kernel that fails to build or to run is a finding, not the end of the check."""
+    try:
+        return check()
+    except Exception as error:
         return [f"{name}: {type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}"]
-    differing = [quantity for quantity, value in first.items() if not torch.equal(value, second[quantity])]
-    return [str(verdict) for verdict in verdicts if not verdict.passed] + [f"{name}: {quantity} differs from run to run" for quantity in differing]
+
+
+def time_sam(device: str, clock: Clock, skipped: list[str], limits: peaks.Peaks | None) -> list[dict[str, Any]]:
+    """Whole SAM steps: norm, perturb, restore and the base step."""
+    rows = []
+    for model in ("tiny",) if DRY else gpu_check_sam.MODELS:
+        for base in list(sam_problem.BASES.values())[: 1 if DRY else None]:
+            if not clock.allows(30):
+                skipped.append(f"SAM with {base.name} on {model}: no time left")
+                continue
+            problem = sam_problem.Problem(model, sam_problem.MODELS[model](), base, torch.float32, device)
+            rows.append(gpu_check_sam.timed(problem, _interleaved, limits.copy if limits else None, list(gpu_check_sam.PEERS)))
+            shares = rows[-1].get("share_of_copy", {})
+            print(f"{rows[-1]['case']}: {', '.join(f'{side} {share:.0%} of copy' for side, share in shares.items()) or 'not timed'}", flush=True)
+    return rows
 
 
 def time_all(device: str, clock: Clock, skipped: list[str], limits: peaks.Peaks | None) -> list[dict[str, Any]]:

@@ -80,7 +80,7 @@ def published_step(params, base, rho, adaptive, backward):
 @pytest.mark.parametrize(
     ("base", "options"),
     [
-        (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3, "nesterov": True}),
+        (torch.optim.SGD, {"lr": 0.02, "momentum": 0.9, "weight_decay": 1e-3, "nesterov": True}),
         (torch.optim.AdamW, {"lr": 3e-3, "weight_decay": 0.05}),
         (torch.optim.Adam, {"lr": 3e-3, "weight_decay": 1e-3}),
         (torch.optim.RMSprop, {"lr": 1e-3}),
@@ -110,5 +110,5 @@ def test_a_hundred_steps_follow_the_published_algorithm(adaptive, base, options,
         ends[name] = nn.utils.parameters_to_vector(params).detach().double()
     error = (ends["ours"] - ends["exact"]).norm()
     yardstick = (ends["published"] - ends["exact"]).norm()
-    assert error <= 2 * yardstick + 1e-6 * ends["exact"].norm()
+    assert error <= 2 * yardstick
     assert (ends["exact"] - nn.utils.parameters_to_vector(start.parameters())).norm() > 0.1

@@ -54,7 +54,8 @@ def merged(pieces: list[Piece], *shared: str) -> list[tuple[dict[str, Any], Piec
     """Pieces whose groups agree in the `shared` hyperparameters as one, with the learning rate and weight decay of each tensor."""
     found: dict[tuple, tuple] = {}
     for group, params, grads, backups in pieces:
-        options = {name: group[name] for name in shared}
+        # a checkpoint may have brought betas as a list
+        options = {name: tuple(value) if isinstance(value := group[name], list) else value for name in shared}
         key = (*options.values(), bool(backups))
         if key not in found:
             found[key] = (options, Piece(group, [], [], []), [], [])
@@ -68,7 +69,7 @@ def merged(pieces: list[Piece], *shared: str) -> list[tuple[dict[str, Any], Piec
 
 
 def state_of(base: Optimizer, params: list[Tensor], name: str) -> list[Tensor] | None:
-    """The state `name` of each parameter, zeros at first; None if one is not of its parameter's dtype and device."""
+    """The state `name` of each parameter, zeros at first; None if one is not of its parameter's shape, dtype and device."""
     return _beside(params, [base.state[param] for param in params], name)
 
 
@@ -78,8 +79,11 @@ def _beside(params: list[Tensor], states: list[dict[str, Any]], name: str) -> li
         tensor = state.get(name)
         if tensor is None:
             tensor = state[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
-        if tensor.dtype != param.dtype or tensor.device != param.device:
+        if tensor.shape != param.shape or tensor.dtype != param.dtype or tensor.device != param.device:
             return None
+        if tensor.stride() != param.stride():
+            # a parameter's layout may have changed (channels_last): kernels walk both side by side
+            tensor = state[name] = torch.empty_like(param, memory_format=torch.preserve_format).copy_(tensor)
         tensors.append(tensor)
     return tensors
 

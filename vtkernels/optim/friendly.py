@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from vtkernels._core import check
-from vtkernels.ops.sam import sam_restore_
 from vtkernels.optim import vectors
 from vtkernels.optim.memory import RememberingSAM
 from vtkernels.optim.sam import Perturbed
@@ -69,9 +68,5 @@ class FriendlySAM(RememberingSAM):
         if self.scaler is not None and self.scaler.is_enabled():
             scale = self.scaler.scale(torch.ones((), device=target.local[0].device))
         norm = super()._climb(target, vectors.plus(grads, means, -self.sigma if scale is None else -self.sigma * scale))
-        try:
-            vectors.blend_(means, grads, weights, self.first_found_inf, scale, self.backend)
-        except BaseException:
-            sam_restore_(target.local, target.backups, backend=self.backend)
-            raise
+        vectors.blend_(means, grads, weights, self.first_found_inf, scale, self.backend)
         return norm

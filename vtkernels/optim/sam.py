@@ -1,6 +1,7 @@
 """Sharpness-aware minimisation around any optimizer, with the signature of davda54/sam."""
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from vtkernels.ops.sam import sam_restore_
 from vtkernels.ops.sam.unchecked import sam_perturb_
 from vtkernels.optim import shards
 from vtkernels.optim.base_step import Piece, Scaling, base_step
+from vtkernels.optim.interrupts import uninterrupted
 from vtkernels.optim.poison import Poison
 from vtkernels.optim.two_passes import TwoPasses, check_policy
 
@@ -24,6 +26,16 @@ class Perturbed(NamedTuple):
     params: list[Tensor]
     local: list[Tensor]
     backups: list[Tensor]
+
+    def versions(self) -> list[int]:
+        """Counts of what was written to each so far."""
+        return [param._version for param in self.local]
+
+    def put_back(self, members: Iterable[int], backend: str) -> None:
+        """Those of the parameters, to the bit."""
+        members = [i for i in members if _like(self.backups[i], self.local[i])]
+        if members:
+            sam_restore_([self.local[i] for i in members], [self.backups[i] for i in members], backend=backend)
 
 
 class SAM(torch.optim.Optimizer):
@@ -100,6 +112,8 @@ class SAM(torch.optim.Optimizer):
     def _reset(self) -> None:
         self._backups: dict[Tensor, Tensor] = {}
         self._perturbed: Perturbed | None = None
+        # of the perturbed parameters, as the climb left them
+        self._versions: list[int] = []
         # the gradients are those of the base step: pass two is over, or none was wanted
         self._ready = False
         # whether first_found_inf speaks of the step under way
@@ -111,7 +125,7 @@ class SAM(torch.optim.Optimizer):
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False) -> bool:
         """After the backward of pass one: save the parameters and climb. False where `every` wants a plain step: go on to it."""
-        self.restore()
+        self._undo()
         self._ready = self._first_counts = False
         # cast weights of pass one are kept while the outermost autocast lasts
         torch.clear_autocast_cache()
@@ -125,9 +139,11 @@ class SAM(torch.optim.Optimizer):
                 "SAM: first_step found no parameter with a gradient; call loss.backward() first, and zero the gradients after second_step rather than before"
             )
         target = self._target(params)
-        self.norm = self._climb(target, [param.grad for param in params])
-        self._perturbed = target
+        before = target.versions()
         try:
+            with uninterrupted():
+                self.norm = self._climb(target, [param.grad for param in params])
+                self._perturbed, self._versions = target, target.versions()
             self._first_counts = True
             self._poison.arm(self.first_found_inf)
             if self._passes is not None:
@@ -136,6 +152,9 @@ class SAM(torch.optim.Optimizer):
             if zero_grad:
                 self.zero_grad(set_to_none=self._passes is None or not self._passes.needs_gradients)
         except BaseException:
+            if self._perturbed is None:
+                # some may have climbed: the backups of those, and of no others, are filled
+                target.put_back((i for i, (old, new) in enumerate(zip(before, target.versions(), strict=True)) if old != new), self.backend)
             self._give_up()
             raise
         return True
@@ -148,11 +167,13 @@ class SAM(torch.optim.Optimizer):
         try:
             if self._perturbed is not None:
                 self._before_base_step()
-            base_step(self.base_optimizer, self._pieces(), self._scaling(), self.backend)
+            pieces, scaling = self._pieces(), self._scaling()
+            with uninterrupted():
+                base_step(self.base_optimizer, pieces, scaling, self.backend)
+                self._perturbed = None
         except BaseException:
             self._give_up()
             raise
-        self._perturbed = None
         self._end_second_pass()
         self._finish()
         if zero_grad:
@@ -221,8 +242,12 @@ class SAM(torch.optim.Optimizer):
         """Back to the parameters before `first_step`, to the bit; nothing if they are there already."""
         if self._perturbed is None:
             return
-        target, self._perturbed = self._perturbed, None
-        sam_restore_(target.local, target.backups, backend=self.backend)
+        target = self._perturbed
+        if not all(map(_like, target.backups, target.local)):
+            warnings.warn("SAM: parameters got another shape, dtype or device between the passes; they are left as they are", stacklevel=2)
+        target.put_back(range(len(target.local)), self.backend)
+        # not before: whoever is interrupted above can call again
+        self._perturbed = None
         self._end_second_pass()
 
     @property
@@ -252,7 +277,7 @@ class SAM(torch.optim.Optimizer):
         held = [self._backups.get(param) for param in params]
         local = shards.local(params)
         for i, (param, backup) in enumerate(zip(local, held, strict=True)):
-            if backup is None or backup.dtype != param.dtype or backup.device != param.device:
+            if backup is None or not _like(backup, param) or backup.stride() != param.stride():
                 if param.device != local[0].device:
                     check.fail("SAM", "params", f"be on one device ({local[0].device})", param.device, "make one SAM for each device")
                 held[i] = self._backups[params[i]] = torch.empty_like(param, memory_format=torch.preserve_format)
@@ -273,22 +298,18 @@ class SAM(torch.optim.Optimizer):
         # parts of one norm: over processes, or where the op's one eta does not do
         total = shards.square_sum(target.params, grads, adaptive, eta, self.backend)
         grads = shards.local(grads)
-        climbed: tuple[list[Tensor], list[Tensor]] = ([], [])
-        try:
-            for one in sorted(etas):
-                members = [i for i in range(len(grads)) if (eta[i] if adaptive[i] else min(etas)) == one]
-                params, along, backups, radii, stretched = ([values[i] for i in members] for values in (target.local, grads, target.backups, rho, adaptive))
-                norm = sam_perturb_(params, along, backups, rho=radii, adaptive=stretched, eta=one, square_sum=total, **common)
-                climbed[0].extend(params)
-                climbed[1].extend(backups)
-        except BaseException:
-            if climbed[0]:
-                sam_restore_(*climbed, backend=self.backend)
-            raise
+        for one in sorted(etas):
+            members = [i for i in range(len(grads)) if (eta[i] if adaptive[i] else min(etas)) == one]
+            params, along, backups, radii, stretched = ([values[i] for i in members] for values in (target.local, grads, target.backups, rho, adaptive))
+            norm = sam_perturb_(params, along, backups, rho=radii, adaptive=stretched, eta=one, square_sum=total, **common)
         return norm
 
     def _pieces(self) -> list[Piece]:
         """The parameters with a gradient for the base step; those perturbed without one go back now."""
+        if self._perturbed is not None and not all(map(_like, self._perturbed.backups, self._perturbed.local)):
+            raise RuntimeError(
+                "SAM: parameters must keep their shape, dtype and device from first_step to second_step, got others; resize or move the model between steps"
+            )
         backups = dict(zip(self._perturbed.params, self._perturbed.backups, strict=True)) if self._perturbed is not None else {}
         pieces = []
         for group in self.param_groups:
@@ -317,6 +338,18 @@ class SAM(torch.optim.Optimizer):
             found_inf = first if found_inf is None else torch.maximum(first, found_inf)
         return Scaling(grad_scale, found_inf)
 
+    def _undo(self) -> None:
+        """A step that nobody ended: back to the parameters before it, but for those that somebody has written to since, as by loading."""
+        if self._perturbed is None:
+            return
+        written = {i for i, (old, new) in enumerate(zip(self._versions, self._perturbed.versions(), strict=True)) if old != new}
+        if not written:
+            return self.restore()
+        warnings.warn("SAM: a step was left between its passes, and parameters were written since: these are left as they are", stacklevel=3)
+        self._perturbed.put_back((i for i in range(len(self._versions)) if i not in written), self.backend)
+        self._perturbed = None
+        self._end_second_pass()
+
     def _end_second_pass(self) -> None:
         self._poison.disarm()
         torch.clear_autocast_cache()
@@ -334,6 +367,8 @@ class SAM(torch.optim.Optimizer):
     def _give_up(self) -> None:
         """An error came out of the step: no parameter stays perturbed, and the step is over."""
         self.restore()
+        # a step that was interrupted right after it was made has nothing to restore
+        self._end_second_pass()
         self._ready = self._first_counts = False
         self._plan_passes()
 
@@ -381,7 +416,7 @@ class SAM(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave, a plain base optimizer's state, or a davda54/sam checkpoint."""
-        self.restore()
+        self._undo()
         # davda54's holds copies of the weights here
         state = {key: {name: value for name, value in held.items() if name != "old_p"} for key, held in state_dict["state"].items()}
         groups = [dict(group) for group in state_dict["param_groups"]]
@@ -403,6 +438,10 @@ class SAM(torch.optim.Optimizer):
         super().__setstate__(state)
         self.norm = self.first_found_inf = self._passes = None
         self._reset()
+
+
+def _like(tensor: Tensor, param: Tensor) -> bool:
+    return tensor.shape == param.shape and tensor.dtype == param.dtype and tensor.device == param.device
 
 
 def _as_groups(params: Iterable[Any]) -> list[dict[str, Any]]:

@@ -98,7 +98,8 @@ def _launches(base: SGDW, pieces: list[Piece], scaling: Scaling, backend: str) -
     for options, piece, lr, weight_decay in merged(pieces, "momentum", "nesterov", "maximize"):
         buffers = state_of(base, piece.params, "momentum_buffer") if options["momentum"] else []
         if buffers is None:
-            check.fail("SGDW", "momentum_buffer", "have the dtype and device of its parameter", "others", "build the optimizer after moving the model")
+            hint = "is the checkpoint of another model? build the optimizer after moving the model"
+            check.fail("SGDW", "momentum_buffer", "have the shape, dtype and device of its parameter", "others", hint)
         tensors = (local(piece.params), local(piece.grads), local(buffers))
         options |= {"lr": lr, "weight_decay": weight_decay, "backups": piece.backups, "backend": backend, **scaling._asdict()}
         launches.append(lambda tensors=tensors, options=options: sgd_step_(*tensors, decoupled=True, **options))

@@ -134,13 +134,14 @@ void adamw(const AdamWStep& call, const StepItem& item, const Chunk& chunk, bool
 // a step that starts from the parameters themselves reads what it writes
 VTK_INLINE bool streams(const Chunks& chunks, const StepItem& item) { return chunks.stream && item.backup != item.param; }
 
-// f(chunk's index) for all, on all threads
+// f(chunk's index) for all, each by the next thread that is free: memory does not serve all cores alike
 template <class F>
 VTK_INLINE void for_each_chunk(const Chunks& chunks, const Parallel& parallel, F f) {
-  auto run = [&](int64_t task) {
-    for (int64_t i = chunks.bounds[task]; i < chunks.bounds[task + 1]; ++i) f(i);
+  int64_t next = 0;
+  auto run = [&](int64_t) {
+    for (int64_t i; (i = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < chunks.count;) f(i);
   };
-  parallel.for_each(chunks.tasks, run);
+  parallel.for_each(parallel.threads, run);
 }
 
 }  // namespace
@@ -154,15 +155,12 @@ void sam_square_sums(const SamItem* items, float eta, const Chunks& chunks, doub
 }
 
 void sam_perturb(const SamItem* items, float eta, const Chunks& chunks, const Parallel& parallel) {
-  // from the last chunk to the first: the gradients the norm read last are still in the cache
-  auto run = [&](int64_t task) {
-    for (int64_t i = chunks.bounds[task + 1]; i-- > chunks.bounds[task];) {
-      const Chunk& chunk = chunks.chunks[i];
-      const SamItem& item = items[chunk.item];
-      with_type(item.dtype, [&](auto type) { perturb<decltype(type)>(item, chunk, eta, chunks.stream); });
-    }
-  };
-  parallel.for_each(chunks.tasks, run);
+  for_each_chunk(chunks, parallel, [&](int64_t i) {
+    // from the last chunk to the first: the gradients the norm read last are still in the cache
+    const Chunk& chunk = chunks.chunks[chunks.count - 1 - i];
+    const SamItem& item = items[chunk.item];
+    with_type(item.dtype, [&](auto type) { perturb<decltype(type)>(item, chunk, eta, chunks.stream); });
+  });
 }
 
 void sgd_step(const SgdStep& step, const Chunks& chunks, const Parallel& parallel) {

@@ -17,9 +17,7 @@ struct Chunk {
 
 struct Chunks {
   const Chunk* chunks;
-  // task t, one for each thread, has the chunks [bounds[t], bounds[t + 1]): about as many bytes as any other
-  const int64_t* bounds;
-  int64_t tasks;
+  int64_t count;
   // the results go past the caches: there is more of them than a cache keeps until they are read again
   bool stream;
 };

@@ -23,10 +23,8 @@ void perturb_on_chosen_isa(const SamItem* items, float eta, const Chunks& chunks
 void sgd_on_chosen_isa(const SgdStep& step, const Chunks& chunks, const Parallel& parallel) { VTK_DISPATCH(sgd_step, step, chunks, parallel) }
 void adamw_on_chosen_isa(const AdamWStep& step, const Chunks& chunks, const Parallel& parallel) { VTK_DISPATCH(adamw_step, step, chunks, parallel) }
 
-// long enough for the prefetchers to get going, short enough to share the work out
-constexpr int64_t kChunkSize = 128 << 10;
-// what starting a chunk costs, in bytes that could have been moved meanwhile
-constexpr int64_t kChunkCost = 1 << 10;
+// long enough for the prefetchers to get going, short enough that the threads finish together
+constexpr int64_t kChunkSize = 64 << 10;
 // about the share of a cache a core may count on: less than this is still there when it is read again
 constexpr int64_t kStreamFrom = 8 << 20;
 
@@ -34,26 +32,20 @@ constexpr int64_t kStreamFrom = 8 << 20;
 class Cut {
  public:
   explicit Cut(const Tensors& tensors) {
-    std::vector<int64_t> bytes_before{0};
+    int64_t bytes = 0;
     for (size_t item = 0; item < tensors.size(); ++item) {
-      const int64_t size = tensors[item].numel(), element_size = tensors[item].element_size();
-      for (int64_t begin = 0; begin < size; begin += kChunkSize) {
-        chunks_.push_back({static_cast<int32_t>(item), begin, std::min(kChunkSize, size - begin)});
-        bytes_before.push_back(bytes_before.back() + chunks_.back().size * element_size + kChunkCost);
-      }
+      const int64_t size = tensors[item].numel();
+      bytes += size * tensors[item].element_size();
+      for (int64_t begin = 0; begin < size; begin += kChunkSize) chunks_.push_back({static_cast<int32_t>(item), begin, std::min(kChunkSize, size - begin)});
     }
-    const int64_t tasks = torch::stable::get_num_threads(), bytes = bytes_before.back();
-    for (int64_t task = 0; task <= tasks; ++task)
-      bounds_.push_back(std::lower_bound(bytes_before.begin(), bytes_before.end(), bytes * task / tasks) - bytes_before.begin());
     stream_ = bytes >= kStreamFrom;
   }
-  Chunks view() const { return {chunks_.data(), bounds_.data(), static_cast<int64_t>(bounds_.size()) - 1, stream_}; }
+  Chunks view() const { return {chunks_.data(), count(), stream_}; }
   int64_t count() const { return static_cast<int64_t>(chunks_.size()); }
   const Chunk& operator[](int64_t i) const { return chunks_[i]; }
 
  private:
   std::vector<Chunk> chunks_;
-  std::vector<int64_t> bounds_;
   bool stream_;
 };
 

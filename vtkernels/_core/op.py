@@ -144,7 +144,7 @@ def refuse_double_backward(name: str) -> None:
     def refuse(ctx: Any, *grads: Any) -> Any:
         op = name.removesuffix("_backward")
         raise NotImplementedError(
-            f"{op}: double backward is not implemented; for second derivatives use vtkernels.ops.{op}.reference, which is plain tensor algebra"
+            f"{op}: double backward is not implemented; for second derivatives use {OPS[op].package}.reference, which is plain tensor algebra"
         )
 
     differentiable(name, lambda ctx, inputs, output: None, refuse)

@@ -138,6 +138,48 @@ def differentiable(name: str, save: Callable[..., None], differentiate: Callable
     LIBRARY.impl(name, kernel, "Autograd")
 
 
+def undispatched(save: Callable[..., None], differentiate: Callable[..., Any]) -> Callable[..., Any]:
+    """`call(launch, rest, *tensors)`: the first output of a differentiable op, whose kernel is `launch()`, without the dispatcher.
+
+    The way through it and back, twice in a training step, is a third of a small call's time. Only for calls that nobody watches:
+    see `watched`. What is no tensor comes in one piece, `rest`, as autograd looks at each argument.
+    """
+
+    def forward(ctx: Any, launch: Callable[[], Any], rest: tuple[Any, ...], *tensors: torch.Tensor) -> Any:
+        output = launch()
+        save(ctx, (*tensors, *rest), output)
+        return output[0]
+
+    def backward(ctx: Any, grad: torch.Tensor | None) -> Any:
+        return None, None, *differentiate(ctx, grad)[: len(ctx.needs_input_grad) - 2]
+
+    # the wrapper in Python only serves functorch's transforms, which `watched` sees
+    apply = super(torch.autograd.Function, type("Undispatched", (torch.autograd.Function,), {"forward": forward, "backward": backward})).apply
+
+    def call(launch: Callable[[], Any], rest: tuple[Any, ...], *tensors: torch.Tensor) -> Any:
+        if torch.is_grad_enabled():
+            for tensor in tensors:
+                if tensor.requires_grad:
+                    return apply(launch, rest, *tensors)
+        return launch()[0]
+
+    return call
+
+
+_WATCHERS = ("_len_torch_dispatch_stack", "_len_torch_function_stack", "_are_functorch_transforms_active", "_get_tracing_state")
+_ASK_WATCHERS = tuple(getattr(torch._C, name, lambda: True) for name in _WATCHERS)
+
+
+def watched(*tensors: torch.Tensor) -> bool:
+    """Whether a mode, a transform, a trace or a tensor of another class wants to see the op itself."""
+    if torch.compiler.is_compiling():
+        return True
+    for ask in _ASK_WATCHERS:
+        if ask():
+            return True
+    return any([type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter for tensor in tensors])
+
+
 def refuse_double_backward(name: str) -> None:
     """Give the backward op a formula that raises: silence would return wrong second derivatives."""
 

@@ -1,14 +1,14 @@
 """Jensen-Shannon consistency and the AugMix loss: the public functions, their schemas, and their place in autograd."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vtkernels._core import check
-from vtkernels._core.op import Op, define, differentiable, refuse_double_backward
+from vtkernels._core import check, env
+from vtkernels._core.op import Op, define, differentiable, refuse_double_backward, undispatched, watched
 from vtkernels.ops.jsd.common import Call, loss_dtype, loss_shape, target_gradient
 
 _HERE = "vtkernels.ops.jsd"
@@ -36,7 +36,16 @@ def jsd_consistency(
     Returns:
         A number, or [B] for reduction="none".
     """
-    return torch.ops.vtkernels.jsd_consistency.default(*_prepare_consistency(logits, num_views, weights, reduction, backend))[0]
+    given = (logits, num_views, weights, reduction, backend)
+    if watched(logits):
+        return torch.ops.vtkernels.jsd_consistency.default(*_prepare_consistency(*given))[0]
+    weighed = tuple(weights) if isinstance(weights, list) else weights
+    launch = _launcher(CONSISTENCY, (*_signature(logits), type(num_views), num_views, weighed, reduction, backend), _prepare_consistency, given)
+    if weights is None:
+        weights = (1.0 / num_views,) * num_views
+    with_gradient = reduction != "none" and _worth_a_gradient(logits)
+    call = Call(logits, None, num_views, tuple(weights), 1.0, 0.0, reduction)
+    return _consistency(lambda: launch(call, with_gradient), (num_views, weights, reduction, with_gradient, backend), logits)
 
 
 def augmix_loss(logits: Tensor, target: Tensor, *, num_views: int = 3, weight: float = 12.0, label_smoothing: float = 0.0, backend: str = "auto") -> Tensor:
@@ -54,7 +63,38 @@ def augmix_loss(logits: Tensor, target: Tensor, *, num_views: int = 3, weight: f
     Returns:
         A number: the mean over the batch, 0 for no sample.
     """
-    return torch.ops.vtkernels.augmix_loss.default(*_prepare_augmix(logits, target, num_views, weight, label_smoothing, backend))[0]
+    given = (logits, target, num_views, weight, label_smoothing, backend)
+    if watched(logits, target):
+        return torch.ops.vtkernels.augmix_loss.default(*_prepare_augmix(*given))[0]
+    key = (*_signature(logits), *_signature(target), type(num_views), num_views, weight, label_smoothing, backend)
+    launch = _launcher(AUGMIX, key, _prepare_augmix, given)
+    with_gradient = _worth_a_gradient(logits) and not target.requires_grad
+    call = Call(logits, target, num_views, (1.0 / num_views,) * num_views, weight, label_smoothing, "batchmean")
+    return _augmix(lambda: launch(call, with_gradient), (num_views, weight, label_smoothing, with_gradient, backend), logits, target)
+
+
+_LAUNCHERS: dict[tuple[Any, ...], Callable[..., Any]] = {}
+
+
+def _launcher(op: Op, key: tuple[Any, ...], prepare: Callable[..., tuple[Any, ...]], given: tuple[Any, ...]) -> Callable[..., Any]:
+    """The forward of the backend that runs such calls. They are checked, and the backends asked, when the first of them comes."""
+    key = (op.name, env.default_backend(), *key)
+    try:
+        launch = _LAUNCHERS.get(key)
+    except TypeError:
+        # what cannot be hashed cannot be right, and will be named below
+        launch = None
+    if launch is None:
+        *arguments, _, backend = prepare(*given)
+        launch = op.select("forward", backend, _CALLS[op.name](*arguments))
+        if len(_LAUNCHERS) >= 1024:
+            _LAUNCHERS.clear()
+        _LAUNCHERS[key] = launch
+    return launch
+
+
+def _signature(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.dtype, tensor.device
 
 
 def _prepare_consistency(logits, num_views, weights, reduction, backend) -> tuple[Any, ...]:
@@ -134,8 +174,17 @@ def _call_of_augmix(logits, target, num_views, weight, label_smoothing) -> Call:
     return Call(logits, target, num_views, (1.0 / num_views,) * num_views, weight, label_smoothing, "batchmean")
 
 
-def _forward(op: Op, call: Call, with_gradient: bool, backend: str) -> tuple[Tensor, Tensor]:
-    return op.select("forward", backend, call)(call, with_gradient)
+_CALLS = {CONSISTENCY.name: _call_of_consistency, AUGMIX.name: _call_of_augmix}
+
+
+def _consistency_forward(logits, num_views, weights, reduction, with_gradient, backend) -> tuple[Tensor, Tensor]:
+    call = _call_of_consistency(logits, num_views, weights, reduction)
+    return CONSISTENCY.select("forward", backend, call)(call, with_gradient)
+
+
+def _augmix_forward(logits, target, num_views, weight, label_smoothing, with_gradient, backend) -> tuple[Tensor, Tensor]:
+    call = _call_of_augmix(logits, target, num_views, weight, label_smoothing)
+    return AUGMIX.select("forward", backend, call)(call, with_gradient)
 
 
 def _forward_fake(call: Call, with_gradient: bool) -> tuple[Tensor, Tensor]:
@@ -185,7 +234,7 @@ def _written_gradient(ctx: Any, grad_loss: Tensor) -> Tensor | None:
     return gradient if grad_loss.item() == 1.0 else gradient.mul_(grad_loss)
 
 
-def _differentiate_consistency(ctx: Any, grad_loss: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+def _differentiate_consistency(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     d_logits = None
     if grad_loss is not None:
         d_logits = _written_gradient(ctx, grad_loss)
@@ -194,7 +243,7 @@ def _differentiate_consistency(ctx: Any, grad_loss: Tensor | None, _: None) -> t
     return d_logits, None, None, None, None, None
 
 
-def _differentiate_augmix(ctx: Any, grad_loss: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+def _differentiate_augmix(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     d_logits = d_target = None
     if grad_loss is not None:
         d_logits = _written_gradient(ctx, grad_loss)
@@ -209,7 +258,7 @@ _CONSISTENCY = "int num_views, float[] weights, str reduction"
 _AUGMIX = "int num_views, float weight, float label_smoothing"
 define(
     f"jsd_consistency(Tensor logits, {_CONSISTENCY}, bool with_gradient, str backend) -> (Tensor, Tensor)",
-    lambda *args: _forward(CONSISTENCY, _call_of_consistency(*args[:4]), *args[4:]),
+    _consistency_forward,
     lambda *args: _forward_fake(_call_of_consistency(*args[:4]), args[4]),
 )
 define(
@@ -219,7 +268,7 @@ define(
 )
 define(
     f"augmix_loss(Tensor logits, Tensor target, {_AUGMIX}, bool with_gradient, str backend) -> (Tensor, Tensor)",
-    lambda *args: _forward(AUGMIX, _call_of_augmix(*args[:5]), *args[5:]),
+    _augmix_forward,
     lambda *args: _forward_fake(_call_of_augmix(*args[:5]), args[5]),
 )
 define(
@@ -229,6 +278,8 @@ define(
 )
 differentiable("jsd_consistency", _save_consistency, _differentiate_consistency)
 differentiable("augmix_loss", _save_augmix, _differentiate_augmix)
+_consistency = undispatched(_save_consistency, _differentiate_consistency)
+_augmix = undispatched(_save_augmix, _differentiate_augmix)
 refuse_double_backward("jsd_consistency_backward")
 refuse_double_backward("augmix_loss_backward")
 

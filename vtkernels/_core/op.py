@@ -145,13 +145,14 @@ def undispatched(save: Callable[..., None], differentiate: Callable[..., Any]) -
     see `watched`. What is no tensor comes in one piece, `rest`, as autograd looks at each argument.
     """
 
-    def forward(ctx: Any, launch: Callable[[], Any], rest: tuple[Any, ...], *tensors: torch.Tensor) -> Any:
+    def forward(ctx: Any, *args: Any) -> Any:
+        *tensors, launch, rest = args
         output = launch()
         save(ctx, (*tensors, *rest), output)
         return output[0]
 
     def backward(ctx: Any, grad: torch.Tensor | None) -> Any:
-        return None, None, *differentiate(ctx, grad)[: len(ctx.needs_input_grad) - 2]
+        return *differentiate(ctx, grad)[: len(ctx.needs_input_grad) - 2], None, None
 
     # the wrapper in Python only serves functorch's transforms, which `watched` sees
     apply = super(torch.autograd.Function, type("Undispatched", (torch.autograd.Function,), {"forward": forward, "backward": backward})).apply
@@ -160,7 +161,7 @@ def undispatched(save: Callable[..., None], differentiate: Callable[..., Any]) -
         if torch.is_grad_enabled():
             for tensor in tensors:
                 if tensor.requires_grad:
-                    return apply(launch, rest, *tensors)
+                    return apply(*tensors, launch, rest)
         return launch()[0]
 
     return call
@@ -177,7 +178,7 @@ def watched(*tensors: torch.Tensor) -> bool:
     for ask in _ASK_WATCHERS:
         if ask():
             return True
-    return any([type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter for tensor in tensors])
+    return any(type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter for tensor in tensors)
 
 
 def refuse_double_backward(name: str) -> None:

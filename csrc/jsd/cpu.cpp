@@ -16,6 +16,8 @@ constexpr float kFloor = 1e-7f;
 constexpr float kLowest = -105.0f;
 // up to here a vector holds one class of W samples, beyond it W classes of one sample
 constexpr int64_t kFewClasses = 64;
+// a gradient beyond the caches is written past them: reading a line only to overwrite it would be half as much traffic again
+constexpr int64_t kStreamFromBytes = 8 << 20;
 // below this a second thread costs more than it brings
 constexpr int64_t kElementsPerThread = 16 << 10;
 
@@ -82,7 +84,7 @@ struct Tile {
 
   Tile(const Jsd& call, int64_t vectors, bool keeps_target) : vectors(vectors) {
     const int64_t size = vectors * W, views = call.views;
-    statistics = (Statistics*)thread_scratch((size_t)views * sizeof(Statistics) + (size_t)((2 * views + 1 + keeps_target) * size) * sizeof(float));
+    statistics = (Statistics*)thread_scratch((size_t)views * sizeof(Statistics) + (size_t)((2 * views + 1 + keeps_target) * size + W) * sizeof(float));
     x = (float*)(statistics + views);
     e = x + views * size;
     s = e + views * size;
@@ -212,21 +214,29 @@ VTK_INLINE CrossEntropy cross_entropy(const Jsd& call, int64_t vectors, Values v
   return {weights, weighted};
 }
 
-// emit(i, gradient) for each vector of one view; `grad` is what the sample's gradient is multiplied by
-template <class Emit>
-VTK_INLINE void consistency_gradient(const Jsd& call, const Tile& tile, int view, const Statistics& of, V grad, Emit emit) {
-  const float *x = tile.x_of(view), *e = tile.e_of(view);
-  const V factor = of.inverse * (grad * (call.weight * call.view_weights[view])), middle = of.log_sum + of.a;
-  for (int64_t i = 0; i < tile.vectors; ++i) emit(i, load(e + i * W) * (factor * ((load(x + i * W) - load(tile.s + i * W)) - middle)));
-}
+// The gradient of one view by logits at offset `c` of the tile; `grad` is what the sample's gradient is multiplied by.
+struct ConsistencyGradient {
+  const float *x, *e, *s;
+  V factor, middle;
 
-// The same with the cross-entropy's. target(i) are the smoothed targets times `grad`, for the classes of the vector.
-template <class Emit, class Target>
-VTK_INLINE void whole_gradient(const Jsd& call, const Tile& tile, const Statistics& of, V grad, V of_log_sum, Target target, Emit emit) {
-  const float *x = tile.x_of(0), *e = tile.e_of(0);
-  const V factor = of.inverse * (grad * (call.weight * call.view_weights[0])), middle = of.log_sum + of.a, own = of.inverse * (grad * of_log_sum);
-  for (int64_t i = 0; i < tile.vectors; ++i) emit(i, load(e + i * W) * fma(factor, (load(x + i * W) - load(tile.s + i * W)) - middle, own) - target(i));
-}
+  inline __attribute__((always_inline)) ConsistencyGradient(const Jsd& call, const Tile& tile, int view, const Statistics& of, V grad)
+      : x(tile.x_of(view)), e(tile.e_of(view)), s(tile.s) {
+    factor = of.inverse * (grad * (call.weight * call.view_weights[view]));
+    middle = of.log_sum + of.a;
+  }
+  inline __attribute__((always_inline)) V operator()(int64_t c) const { return load(e + c) * (factor * ((load(x + c) - load(s + c)) - middle)); }
+};
+
+// The same of the clean view, with the cross-entropy's. `target` are the smoothed targets of these logits, times `grad`.
+struct WholeGradient : ConsistencyGradient {
+  V own;
+
+  inline __attribute__((always_inline)) WholeGradient(const Jsd& call, const Tile& tile, const Statistics& of, V grad, V of_log_sum)
+      : ConsistencyGradient(call, tile, 0, of, grad), own(of.inverse * (grad * of_log_sum)) {}
+  inline __attribute__((always_inline)) V operator()(int64_t c, V target) const {
+    return load(e + c) * fma(factor, (load(x + c) - load(s + c)) - middle, own) - target;
+  }
+};
 
 template <class T>
 VTK_INLINE const T* row_of(const Jsd& call, int view, int64_t sample) {
@@ -246,8 +256,25 @@ struct Row {
   inline __attribute__((always_inline)) V operator()(int64_t i) const { return i < whole ? load_row(p + i * W, W) : tail; }
 };
 
+// values(c, count) to each column of a row; past the caches if `stream`, from the first column on that is aligned to a vector
+template <class T, class Values>
+VTK_INLINE void write_row(T* to, int64_t classes, bool stream, Values values) {
+  int64_t c = 0;
+  if (stream) {
+    const int64_t beyond = ((uintptr_t)to / sizeof(T)) % W;
+    if (beyond) {
+      c = W - beyond;
+      store_row(to, values(0, (int)c), (int)c);
+    }
+    for (; c + W <= classes; c += W) stream_row(to + c, values(c, W));
+  } else {
+    for (; c + W <= classes; c += W) store_row(to + c, values(c, W), W);
+  }
+  if (c < classes) store_row(to + c, values(c, (int)(classes - c)), (int)(classes - c));
+}
+
 template <class T, int NV>
-void one_sample(const Jsd& call, const Tile& tile, int64_t sample) {
+void one_sample(const Jsd& call, const Tile& tile, int64_t sample, bool stream) {
   Statistics* of = tile.statistics;
   const int views = NV ? NV : call.views;
   const int64_t classes = call.classes;
@@ -266,22 +293,24 @@ void one_sample(const Jsd& call, const Tile& tile, int64_t sample) {
   const V kl = divergence<OneSample, NV>(call, tile, of);
   if (call.losses) call.losses[sample] = (kl * call.weight + (ce.of_log_sum * of[0].log_sum - ce.inner))[0];
   if (!call.gradient) return;
-  const V grad = set1(grad_of(call, sample));
+  const V grad = set1(grad_of(call, sample)), even = grad * (call.label_smoothing / (float)classes), certain = grad * (1.0f - call.label_smoothing);
   for (int v = 0; v < views; ++v) {
     T* to = (T*)call.gradient + (v * call.batch + sample) * classes;
-    auto emit = [&](int64_t i, V y) __attribute__((always_inline)) { store_row(to + i * W, y, classes - i * W < W ? (int)(classes - i * W) : W); };
-    const V even = grad * (call.label_smoothing / (float)classes), certain = grad * (1.0f - call.label_smoothing);
     if (v == 0 && call.classes_wanted) {
       I lane;
       for (int i = 0; i < W; ++i) lane[i] = i;
       const I wanted = set1i((int32_t)call.classes_wanted[sample]);
-      whole_gradient(call, tile, of[0], grad, ce.of_log_sum,
-                     [&](int64_t i) __attribute__((always_inline)) { return even + only_where_equal(certain, lane + (int32_t)(i * W), wanted); }, emit);
+      const WholeGradient gradient(call, tile, of[0], grad, ce.of_log_sum);
+      write_row(to, classes, stream,
+                [&](int64_t c, int) __attribute__((always_inline)) { return gradient(c, even + only_where_equal(certain, lane + (int32_t)c, wanted)); });
     } else if (v == 0 && call.soft_target) {
-      const Row<float> soft(call.soft_target + sample * classes, classes, 0.0f);
-      whole_gradient(call, tile, of[0], grad, ce.of_log_sum, [&](int64_t i) __attribute__((always_inline)) { return fma(certain, soft(i), even); }, emit);
+      const float* soft = call.soft_target + sample * classes;
+      const WholeGradient gradient(call, tile, of[0], grad, ce.of_log_sum);
+      write_row(to, classes, stream,
+                [&](int64_t c, int count) __attribute__((always_inline)) { return gradient(c, fma(certain, load_row(soft + c, count), even)); });
     } else {
-      consistency_gradient(call, tile, v, of[v], grad, emit);
+      const ConsistencyGradient gradient(call, tile, v, of[v], grad);
+      write_row(to, classes, stream, [&](int64_t c, int) __attribute__((always_inline)) { return gradient(c); });
     }
   }
 }
@@ -343,15 +372,16 @@ void side_by_side(const Jsd& call, const Tile& tile, int64_t first, int count) {
   const I wanted = loadi(wanted_lanes);
   for (int v = 0; v < views; ++v) {
     float* x = tile.x_of(v);
-    auto emit = [&](int64_t i, V y) __attribute__((always_inline)) { store(x + i * W, y); };
-    if (v == 0 && call.classes_wanted)
-      whole_gradient(call, tile, of[0], grad, ce.of_log_sum,
-                     [&](int64_t i) __attribute__((always_inline)) { return even + only_where_equal(certain, set1i((int32_t)i), wanted); }, emit);
-    else if (v == 0 && call.soft_target)
-      whole_gradient(call, tile, of[0], grad, ce.of_log_sum,
-                     [&](int64_t i) __attribute__((always_inline)) { return fma(certain, load(tile.target + i * W), even); }, emit);
-    else
-      consistency_gradient(call, tile, v, of[v], grad, emit);
+    if (v == 0 && call.classes_wanted) {
+      const WholeGradient gradient(call, tile, of[0], grad, ce.of_log_sum);
+      for (int64_t i = 0; i < classes; ++i) store(x + i * W, gradient(i * W, even + only_where_equal(certain, set1i((int32_t)i), wanted)));
+    } else if (v == 0 && call.soft_target) {
+      const WholeGradient gradient(call, tile, of[0], grad, ce.of_log_sum);
+      for (int64_t i = 0; i < classes; ++i) store(x + i * W, gradient(i * W, fma(certain, load(tile.target + i * W), even)));
+    } else {
+      const ConsistencyGradient gradient(call, tile, v, of[v], grad);
+      for (int64_t i = 0; i < classes; ++i) store(x + i * W, gradient(i * W));
+    }
     scatter(x, classes, (T*)call.gradient + (v * call.batch + first) * classes, count);
   }
 }
@@ -363,6 +393,7 @@ void run(const Jsd& call, const Parallel& parallel) {
   int64_t tasks = parallel.threads;
   if (tasks > enough) tasks = enough;
   if (tasks > groups) tasks = groups;
+  const bool stream = call.gradient && W > 4 && call.views * call.batch * call.classes * (int64_t)sizeof(T) > kStreamFromBytes;
   // a sample's numbers do not depend on the task it is in
   auto task = [&](int64_t index) {
     const Tile tile(call, few ? call.classes : (call.classes + W - 1) / W, few && call.soft_target);
@@ -370,8 +401,9 @@ void run(const Jsd& call, const Parallel& parallel) {
       if (few)
         side_by_side<T, NV>(call, tile, group * W, call.batch - group * W < W ? (int)(call.batch - group * W) : W);
       else
-        one_sample<T, NV>(call, tile, group);
+        one_sample<T, NV>(call, tile, group, stream);
     }
+    if (stream) stream_fence();
   };
   parallel.for_each(tasks, task);
 }

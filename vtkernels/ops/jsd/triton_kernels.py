@@ -68,10 +68,7 @@ def jsd_row_kernel(
             p = e[v] * inverse[v]
             d = p * (weight * WEIGHTS[v] * grad) * (tl.maximum(x[v], LOWEST) - log_sum[v] - s - a[v])
             if v == 0 and TARGET != "none":
-                if TARGET == "hard":
-                    target = even + tl.where(column == wanted, certain, 0.0)
-                else:
-                    target = even + certain * soft
+                target = even + (tl.where(column == wanted, certain, 0.0) if TARGET == "hard" else certain * soft)
                 d += (whole * p - target) * grad
             tl.store(gradient_ptr + (v * batch + sample) * CLASSES + column, d.to(gradient_ptr.dtype.element_ty), there)
 
@@ -100,7 +97,7 @@ def jsd_tiled_kernel(
     # of all views, each element's sum of p d, weighed; and what is needed of the target
     consistency, weights, weighted = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
     a = ()
-    for v in tl.static_range(VIEWS):
+    for _ in tl.static_range(VIEWS):
         a += (tl.zeros((BLOCK,), tl.float32),)
     for start in range(0, CLASSES, BLOCK):
         x, e, mixture = tiles(logits_ptr, batch, sample, start, top, inverse, CLASSES, STRIDE, BLOCK, VIEWS, WEIGHTS)

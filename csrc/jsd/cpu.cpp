@@ -117,12 +117,14 @@ VTK_INLINE V greatest(int64_t vectors, Values values) {
   return Lanes::greatest(larger(first, second));
 }
 
+// `next`, what will be read after this, is fetched meanwhile: a line with each vector, `line` bytes apart
 template <class Lanes, class Values>
-VTK_INLINE void softmax(const Tile& tile, int view, Values values, Statistics& of) {
+VTK_INLINE void softmax(const Tile& tile, int view, Values values, Statistics& of, const char* next = nullptr, int line = 0) {
   float *x = tile.x_of(view), *e = tile.e_of(view);
   V sums[2] = {zero(), zero()};
   auto one = [&](int64_t i, V& sum) __attribute__((always_inline)) {
     const V shifted = larger(set1(kLowest), values(i) - of.max), power = exp(shifted);
+    if (line) __builtin_prefetch(next + i * line, 0, 2);
     store(x + i * W, shifted);
     store(e + i * W, power);
     sum = sum + power;
@@ -288,7 +290,7 @@ void one_sample(const Jsd& call, const Tile& tile, int64_t sample, bool stream) 
       ce = cross_entropy<OneSample>(call, tile.vectors, Row<T>(logits, classes, of[0].max[0]), of[0].max, soft);
       if (call.classes_wanted) ce.inner = ce.inner + (to_float(logits[call.classes_wanted[sample]]) - of[0].max) * (1.0f - call.label_smoothing);
     }
-    softmax<OneSample>(tile, v, values, of[v]);
+    softmax<OneSample>(tile, v, values, of[v], (const char*)(logits + call.row_stride), W * (int)sizeof(T));
   }
   const V kl = divergence<OneSample, NV>(call, tile, of);
   if (call.losses) call.losses[sample] = (kl * call.weight + (ce.of_log_sum * of[0].log_sum - ce.inner))[0];

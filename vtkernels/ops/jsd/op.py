@@ -40,10 +40,11 @@ def jsd_consistency(
     if watched(logits):
         return torch.ops.vtkernels.jsd_consistency.default(*_prepare_consistency(*given))[0]
     weighed = tuple(weights) if isinstance(weights, list) else weights
-    launch = _launcher(CONSISTENCY, (*_signature(logits), type(num_views), num_views, weighed, reduction, backend), _prepare_consistency, given)
+    key = (CONSISTENCY.name, logits.shape, logits.dtype, logits.device, type(num_views), num_views, weighed, reduction, backend, env.default_backend())
+    launch, writes = _remembered(key) or _remember(key, CONSISTENCY, _prepare_consistency(*given), reduction != "none")
     if weights is None:
         weights = (1.0 / num_views,) * num_views
-    with_gradient = reduction != "none" and _worth_a_gradient(logits)
+    with_gradient = writes and logits.requires_grad and torch.is_grad_enabled()
     call = Call(logits, None, num_views, tuple(weights), 1.0, 0.0, reduction)
     return _consistency(lambda: launch(call, with_gradient), (num_views, weights, reduction, with_gradient, backend), logits)
 
@@ -66,35 +67,34 @@ def augmix_loss(logits: Tensor, target: Tensor, *, num_views: int = 3, weight: f
     given = (logits, target, num_views, weight, label_smoothing, backend)
     if watched(logits, target):
         return torch.ops.vtkernels.augmix_loss.default(*_prepare_augmix(*given))[0]
-    key = (*_signature(logits), *_signature(target), type(num_views), num_views, weight, label_smoothing, backend)
-    launch = _launcher(AUGMIX, key, _prepare_augmix, given)
-    with_gradient = _worth_a_gradient(logits) and not target.requires_grad
+    of_target = (target.shape, target.dtype, target.device)
+    key = (logits.shape, logits.dtype, logits.device, *of_target, type(num_views), num_views, weight, label_smoothing, backend, env.default_backend())
+    launch, writes = _remembered(key) or _remember(key, AUGMIX, _prepare_augmix(*given), True)
+    with_gradient = writes and logits.requires_grad and torch.is_grad_enabled() and not target.requires_grad
     call = Call(logits, target, num_views, (1.0 / num_views,) * num_views, weight, label_smoothing, "batchmean")
     return _augmix(lambda: launch(call, with_gradient), (num_views, weight, label_smoothing, with_gradient, backend), logits, target)
 
 
-_LAUNCHERS: dict[tuple[Any, ...], Callable[..., Any]] = {}
+# For calls like earlier ones, which need not be checked again, nor the backends asked: the forward of the backend that runs them, and
+# whether it may write the gradient.
+_Known = tuple[Callable[..., Any], bool]
+_KNOWN: dict[tuple[Any, ...], _Known] = {}
 
 
-def _launcher(op: Op, key: tuple[Any, ...], prepare: Callable[..., tuple[Any, ...]], given: tuple[Any, ...]) -> Callable[..., Any]:
-    """The forward of the backend that runs such calls. They are checked, and the backends asked, when the first of them comes."""
-    key = (op.name, env.default_backend(), *key)
+def _remembered(key: tuple[Any, ...]) -> _Known | None:
     try:
-        launch = _LAUNCHERS.get(key)
+        return _KNOWN.get(key)
     except TypeError:
-        # what cannot be hashed cannot be right, and will be named below
-        launch = None
-    if launch is None:
-        *arguments, _, backend = prepare(*given)
-        launch = op.select("forward", backend, _CALLS[op.name](*arguments))
-        if len(_LAUNCHERS) >= 1024:
-            _LAUNCHERS.clear()
-        _LAUNCHERS[key] = launch
-    return launch
+        # what cannot be hashed cannot be right, and will be named
+        return None
 
 
-def _signature(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.shape, tensor.dtype, tensor.device
+def _remember(key: tuple[Any, ...], op: Op, arguments: tuple[Any, ...], may_write: bool) -> _Known:
+    *arguments, _, backend = arguments
+    if len(_KNOWN) >= 1024:
+        _KNOWN.clear()
+    _KNOWN[key] = op.select("forward", backend, _CALLS[op.name](*arguments)), may_write and _writes_gradients(arguments[0])
+    return _KNOWN[key]
 
 
 def _prepare_consistency(logits, num_views, weights, reduction, backend) -> tuple[Any, ...]:
@@ -120,13 +120,16 @@ def _prepare_augmix(logits, target, num_views, weight, label_smoothing, backend)
 
 
 def _worth_a_gradient(logits: Tensor) -> bool:
+    return torch.is_grad_enabled() and logits.requires_grad and not torch.compiler.is_compiling() and _writes_gradients(logits)
+
+
+def _writes_gradients(logits: Tensor) -> bool:
     """Whether the forward should write the gradient too, while all it takes is in the cache, and the backward hand it over.
 
     Not on a GPU, where the upstream gradient would have to be applied in a pass of its own; not in float16, where it underflows
-    before a GradScaler's factor comes; not while tracing, where a graph cannot know that the factor is 1.
+    before a GradScaler's factor comes; nor while tracing, where a graph cannot know that the factor is 1.
     """
-    wanted = torch.is_grad_enabled() and logits.requires_grad and not torch.compiler.is_compiling()
-    return wanted and logits.device.type == "cpu" and logits.dtype != torch.float16
+    return logits.device.type == "cpu" and logits.dtype != torch.float16
 
 
 def _check_logits(name: str, logits: Any, num_views: Any) -> None:

@@ -61,12 +61,14 @@ VTK_INLINE V only_where_equal(V v, I a, I b) {
 template <class T>
 VTK_INLINE V load_padded(const T* p, int count, float other) {
   V v = load_row(p, count);
-  if (count < W) {
-    alignas(64) float lanes[W];
-    store(lanes, v);
-    for (int i = count; i < W; ++i) lanes[i] = other;
-    v = load(lanes);
-  }
+#if defined(__AVX512F__)
+  v = _mm512_mask_mov_ps(set1(other), first(count), v);
+#else
+  alignas(64) float lanes[W];
+  store(lanes, v);
+  for (int i = count; i < W; ++i) lanes[i] = other;
+  v = load(lanes);
+#endif
   return v;
 }
 

@@ -138,7 +138,7 @@ def differentiable(name: str, save: Callable[..., None], differentiate: Callable
     LIBRARY.impl(name, kernel, "Autograd")
 
 
-def undispatched(save: Callable[..., None], differentiate: Callable[..., Any]) -> Callable[..., Any]:
+def undispatched(tensors: int, save: Callable[..., None], differentiate: Callable[..., Any]) -> Callable[..., Any]:
     """`call(launch, rest, *tensors)`: the first output of a differentiable op, whose kernel is `launch()`, without the dispatcher.
 
     The way through it and back, twice in a training step, is a third of a small call's time. Only for calls that nobody watches:
@@ -146,22 +146,21 @@ def undispatched(save: Callable[..., None], differentiate: Callable[..., Any]) -
     """
 
     def forward(ctx: Any, *args: Any) -> Any:
-        *tensors, launch, rest = args
-        output = launch()
-        save(ctx, (*tensors, *rest), output)
+        output = args[tensors]()
+        save(ctx, args[:tensors] + args[tensors + 1], output)
         return output[0]
 
     def backward(ctx: Any, grad: torch.Tensor | None) -> Any:
-        return *differentiate(ctx, grad)[: len(ctx.needs_input_grad) - 2], None, None
+        return *differentiate(ctx, grad)[:tensors], None, None
 
     # the wrapper in Python only serves functorch's transforms, which `watched` sees
     apply = super(torch.autograd.Function, type("Undispatched", (torch.autograd.Function,), {"forward": forward, "backward": backward})).apply
 
-    def call(launch: Callable[[], Any], rest: tuple[Any, ...], *tensors: torch.Tensor) -> Any:
+    def call(launch: Callable[[], Any], rest: tuple[Any, ...], *given: torch.Tensor) -> Any:
         if torch.is_grad_enabled():
-            for tensor in tensors:
+            for tensor in given:
                 if tensor.requires_grad:
-                    return apply(*tensors, launch, rest)
+                    return apply(*given, launch, rest)
         return launch()[0]
 
     return call

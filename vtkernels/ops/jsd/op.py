@@ -281,8 +281,8 @@ define(
 )
 differentiable("jsd_consistency", _save_consistency, _differentiate_consistency)
 differentiable("augmix_loss", _save_augmix, _differentiate_augmix)
-_consistency = undispatched(_save_consistency, _differentiate_consistency)
-_augmix = undispatched(_save_augmix, _differentiate_augmix)
+_consistency = undispatched(1, _save_consistency, _differentiate_consistency)
+_augmix = undispatched(2, _save_augmix, _differentiate_augmix)
 refuse_double_backward("jsd_consistency_backward")
 refuse_double_backward("augmix_loss_backward")
 

@@ -119,11 +119,18 @@ VTK_INLINE V greatest(int64_t vectors, Values values) {
   return Lanes::greatest(larger(first, second));
 }
 
+// f(begin, end) for stretches of the vectors: a sum of one number after the other over tens of thousands of classes would lose digits
+template <class F>
+VTK_INLINE void for_each_stretch(int64_t vectors, F f) {
+  constexpr int64_t kStretch = 64;
+  for (int64_t i = 0; i < vectors; i += kStretch) f(i, i + kStretch < vectors ? i + kStretch : vectors);
+}
+
 // `next`, what will be read after this, is fetched meanwhile: a line with each vector, `line` bytes apart
 template <class Lanes, class Values>
 VTK_INLINE void softmax(const Tile& tile, int view, Values values, Statistics& of, const char* next = nullptr, int line = 0) {
   float *x = tile.x_of(view), *e = tile.e_of(view);
-  V sums[2] = {zero(), zero()};
+  V total = zero();
   auto one = [&](int64_t i, V& sum) __attribute__((always_inline)) {
     const V shifted = larger(set1(kLowest), values(i) - of.max), power = exp(shifted);
     if (line) __builtin_prefetch(next + i * line, 0, 2);
@@ -131,13 +138,16 @@ VTK_INLINE void softmax(const Tile& tile, int view, Values values, Statistics& o
     store(e + i * W, power);
     sum = sum + power;
   };
-  int64_t i = 0;
-  for (; i + 2 <= tile.vectors; i += 2) {
-    one(i, sums[0]);
-    one(i + 1, sums[1]);
-  }
-  if (i < tile.vectors) one(i, sums[0]);
-  const V sum = Lanes::total(sums[0] + sums[1]);
+  for_each_stretch(tile.vectors, [&](int64_t i, int64_t end) __attribute__((always_inline)) {
+    V sums[2] = {zero(), zero()};
+    for (; i + 2 <= end; i += 2) {
+      one(i, sums[0]);
+      one(i + 1, sums[1]);
+    }
+    if (i < end) one(i, sums[0]);
+    total = total + (sums[0] + sums[1]);
+  });
+  const V sum = Lanes::total(total);
   of.log_sum = log(sum);
   of.inverse = 1.0f / sum;
 }
@@ -159,16 +169,21 @@ VTK_INLINE V divergence(const Jsd& call, const Tile& tile, Statistics* of) {
       log_sums[v] = of[v].log_sum;
       sums[v] = zero();
     }
-    for (int64_t i = 0; i < tile.vectors; ++i) {
-      V e[NV], mixture = zero();
-      VTK_UNROLL for (int v = 0; v < NV; ++v) {
-        e[v] = load(tile.e_of(v) + i * W);
-        mixture = fma(e[v], factors[v], mixture);
+    for_each_stretch(tile.vectors, [&](int64_t i, int64_t end) __attribute__((always_inline)) {
+      V parts[NV];
+      VTK_UNROLL for (int v = 0; v < NV; ++v) parts[v] = zero();
+      for (; i < end; ++i) {
+        V e[NV], mixture = zero();
+        VTK_UNROLL for (int v = 0; v < NV; ++v) {
+          e[v] = load(tile.e_of(v) + i * W);
+          mixture = fma(e[v], factors[v], mixture);
+        }
+        const V s = log_mixture(mixture, floored);
+        store(tile.s + i * W, s);
+        VTK_UNROLL for (int v = 0; v < NV; ++v) parts[v] = fma(e[v], (load(tile.x_of(v) + i * W) - s) - log_sums[v], parts[v]);
       }
-      const V s = log_mixture(mixture, floored);
-      store(tile.s + i * W, s);
-      VTK_UNROLL for (int v = 0; v < NV; ++v) sums[v] = fma(e[v], (load(tile.x_of(v) + i * W) - s) - log_sums[v], sums[v]);
-    }
+      VTK_UNROLL for (int v = 0; v < NV; ++v) sums[v] = sums[v] + parts[v];
+    });
     VTK_UNROLL for (int v = 0; v < NV; ++v) of[v].a = Lanes::total(sums[v]) * of[v].inverse;
   } else {
     for (int64_t i = 0; i < tile.vectors; ++i) {
@@ -179,7 +194,11 @@ VTK_INLINE V divergence(const Jsd& call, const Tile& tile, Statistics* of) {
     for (int v = 0; v < call.views; ++v) {
       const float *x = tile.x_of(v), *e = tile.e_of(v);
       V sum = zero();
-      for (int64_t i = 0; i < tile.vectors; ++i) sum = fma(load(e + i * W), (load(x + i * W) - load(tile.s + i * W)) - of[v].log_sum, sum);
+      for_each_stretch(tile.vectors, [&](int64_t i, int64_t end) __attribute__((always_inline)) {
+        V part = zero();
+        for (; i < end; ++i) part = fma(load(e + i * W), (load(x + i * W) - load(tile.s + i * W)) - of[v].log_sum, part);
+        sum = sum + part;
+      });
       of[v].a = Lanes::total(sum) * of[v].inverse;
     }
   }

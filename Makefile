@@ -32,7 +32,7 @@ demo: $(NATIVE)
 test: $(NATIVE)
 	$(PY) -m pytest $(PYTEST_ARGS)
 
-# BENCH=attn or sam
+# BENCH=attn, sam or jsd
 BENCH ?= attn
 BENCHMARK = benchmarks/$(BENCH).py
 bench: $(NATIVE)

@@ -29,6 +29,10 @@ def _list_label(row: dict) -> str:
     return f"{row['name']}\n{row['parameters'] / 1e6:.1f} M\n{row['ours']['share_of_control']:.0%} of control"
 
 
+def _classes_label(row: dict) -> str:
+    return f"K={row['classes']}\nB={row['batch']}"
+
+
 STYLES = {
     "window_attention": Style("window attention", TITLES, ("over_eager", "over eager PyTorch"), _attention_label),
     "sam": Style(
@@ -38,6 +42,7 @@ STYLES = {
         _list_label,
         lambda row: row.get("ours", {}),
     ),
+    "jsd": Style("AugMix loss", TITLES, ("over_published", "over the published code"), _classes_label, lambda row: row if "us" in row else {}),
 }
 
 

@@ -147,6 +147,61 @@ VTK_INLINE V exp(V x) {
 }
 #endif
 
+// ---- natural logarithm, to about one unit in the last place, subnormal numbers included; log(0) = -inf, NaN below 0, inf and NaN kept ------
+#if defined(__AVX512F__)
+struct LogTable {  // 1 / c and ln c for the middle c of 16 intervals of [1, 1.5), then 16 of [0.75, 1); c = 1 on either side of 1
+  alignas(64) float inverse[32];
+  alignas(64) float log[32];
+};
+constexpr LogTable make_log_table() {
+  LogTable table{};
+  for (int i = 0; i < 32; ++i) {
+    const double middle = i == 0 || i == 31 ? 1.0 : (1.0 + (i + 0.5) / 32) / (i < 16 ? 1 : 2);
+    const float inverse = (float)(1.0 / middle);
+    // ln y = -2 atanh((1 - y) / (1 + y))
+    const double t = (1.0 - (double)inverse) / (1.0 + (double)inverse);
+    double power = t, sum = 0.0;
+    for (int k = 1; k < 40; k += 2, power *= t * t) sum += power / k;
+    table.inverse[i] = inverse;
+    table.log[i] = (float)(2.0 * sum);
+  }
+  return table;
+}
+constexpr LogTable log_table = make_log_table();
+
+VTK_INLINE V log(V x) {
+  const V m = _mm512_getmant_ps(x, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_nan);
+  const V exponent = _mm512_getexp_ps(x) - _mm512_getexp_ps(m);
+  const __m512i interval = _mm512_srli_epi32(_mm512_castps_si512(m), 18);
+  const V inverse = _mm512_permutex2var_ps(_mm512_load_ps(log_table.inverse), interval, _mm512_load_ps(log_table.inverse + 16));
+  const V table = _mm512_permutex2var_ps(_mm512_load_ps(log_table.log), interval, _mm512_load_ps(log_table.log + 16));
+  const V r = fma(m, inverse, set1(-1.0f));  // |r| < 1 / 32
+  const V q = fma(r, fma(r, fma(r, set1(0.2f), set1(-0.25f)), set1(1.0f / 3)), set1(-0.5f));
+  return fma(exponent, set1(kLn2), table + fma(r * r, q, r));
+}
+#else
+VTK_INLINE V log(V x) {
+  const auto subnormal = x < 1.17549435e-38f;
+  I bits = (I)(subnormal ? x * 8388608.0f : x);
+  const I exponent = (bits - 0x3F3504F3) >> 23;  // of x / m, with sqrt(1/2) <= m < sqrt(2)
+  const V r = (V)(bits - (exponent << 23)) - 1.0f, n = __builtin_convertvector(exponent + (subnormal ? set1i(-23) : set1i(0)), V);
+  V q = set1(-0.07634586f);
+  q = fma(q, r, set1(0.12761599f));
+  q = fma(q, r, set1(-0.13160156f));
+  q = fma(q, r, set1(0.14201753f));
+  q = fma(q, r, set1(-0.16623360f));
+  q = fma(q, r, set1(0.20001227f));
+  q = fma(q, r, set1(-0.25000820f));
+  q = fma(q, r, set1(0.33333331f));
+  const V square = r * r;
+  // ln2 in two parts: the head's product with n is exact
+  const V y = fma(n, set1(0.693359375f), r + fma(square, fma(q, r, set1(-0.5f)), n * -2.12194440e-4f));
+  const V infinity = set1(__builtin_inff());
+  // what is neither above 0 nor finite: 0, below, infinite, NaN
+  return x > 0.0f ? (x < infinity ? y : x) : (x == 0.0f ? -infinity : x - x + set1(__builtin_nanf("")));
+}
+#endif
+
 // ---- one number for each of 8 rows ----------------------------------------------------------------------------------
 typedef float Eight __attribute__((vector_size(32)));
 typedef float UnalignedEight __attribute__((vector_size(32), aligned(4), may_alias));

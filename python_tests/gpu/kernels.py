@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from python_tests.gpu import aot
+from vtkernels.ops.jsd import triton as jsd
+from vtkernels.ops.jsd.common import Call as JsdCall
 from vtkernels.ops.sam import triton as sam
 from vtkernels.ops.sam.common import AdamWStep, Perturb, Restore, SgdStep
 from vtkernels.ops.window_attention import triton as backend
@@ -28,6 +30,7 @@ class Case:
 def cases() -> Iterator[Case]:
     yield from _window_attention()
     yield from _sam()
+    yield from _jsd()
 
 
 def _window_attention() -> Iterator[Case]:
@@ -139,3 +142,38 @@ def perturb_call(dtypes: list[torch.dtype], adaptive: list[bool]) -> Perturb:
 
 def _lists(dtypes: list[torch.dtype], count: int) -> list[list[Tensor]]:
     return [[torch.empty(1000, 1000, dtype=dtype, device="meta") for dtype in dtypes] for _ in range(count)]
+
+
+def _jsd() -> Iterator[Case]:
+    for arch in ARCHITECTURES:
+        for dtype in (torch.float32, torch.bfloat16):
+            name = str(dtype).removeprefix("torch.")
+            yield from _of_jsd(f"{name} 1000", arch, jsd_call(dtype, 1000), quick=arch == 90)
+            # rows of this many start at a multiple of 16 bytes, those of ImageNet-21k's 21841 do not
+            yield from _of_jsd(f"{name} 21848", arch, jsd_call(dtype, 21848))
+        yield from _of_jsd("float32 1000 soft", arch, jsd_call(torch.float32, 1000, soft=True))
+    yield from _of_jsd("bfloat16 10", 90, jsd_call(torch.bfloat16, 10), strict=False)
+    yield from _of_jsd("bfloat16 21841", 90, jsd_call(torch.bfloat16, 21841), strict=False)
+    yield from _of_jsd("bfloat16 1000 5 views", 90, jsd_call(torch.bfloat16, 1000, views=5))
+
+
+def jsd_call(dtype: torch.dtype, classes: int, views: int = 3, batch: int = 1024, soft: bool = False) -> JsdCall:
+    """An AugMix loss on tensors without memory."""
+    target = torch.empty((batch, classes) if soft else (batch,), dtype=torch.float32 if soft else torch.int64, device="meta")
+    return JsdCall(torch.empty(views * batch, classes, dtype=dtype, device="meta"), target, views, (1 / views,) * views, 12.0, 0.1, "batchmean")
+
+
+def jsd_launches(call: JsdCall) -> list[aot.Build]:
+    """The kernels of one training step: the loss, then the gradient."""
+
+    def step() -> None:
+        jsd.forward(call, False)
+        jsd.backward(call, torch.empty((), device="meta"))
+
+    return aot.builds(step)
+
+
+def _of_jsd(name: str, arch: int, call: JsdCall, strict: bool = True, quick: bool = False) -> Iterator[Case]:
+    for build, what in zip(jsd_launches(call), ("loss", "gradient"), strict=True):
+        kernel = build.kernel.__name__.removesuffix("_kernel")
+        yield Case(f"{kernel} {what} {name} sm_{arch}", arch, build, quick, strict, products=False)

@@ -130,7 +130,7 @@ def test_upstream_gradient_of_any_strides(op, backend, case, device):
     expected = testing.run_case(op, inputs, backend, (dense,))
     views = {
         "expanded, as sum().backward() makes it": torch.ones((), device=device).expand(output.shape),
-        "transposed": torch.ones(output.shape[::-1], device=device).permute(*reversed(range(output.dim()))),
+        "transposed": torch.ones(output.shape[::-1], device=device).permute(tuple(reversed(range(output.dim())))),
     }
     for name, view in views.items():
         found = testing.run_case(op, inputs, backend, (view,))

@@ -138,13 +138,55 @@ def differentiable(name: str, save: Callable[..., None], differentiate: Callable
     LIBRARY.impl(name, kernel, "Autograd")
 
 
+def undispatched(tensors: int, save: Callable[..., None], differentiate: Callable[..., Any]) -> Callable[..., Any]:
+    """`call(launch, rest, *tensors)`: the first output of a differentiable op, whose kernel is `launch()`, without the dispatcher.
+
+    The way through it and back, twice in a training step, is a third of a small call's time. Only for calls that nobody watches:
+    see `watched`. What is no tensor comes in one piece, `rest`, as autograd looks at each argument.
+    """
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = args[tensors]()
+        save(ctx, args[:tensors] + args[tensors + 1], output)
+        return output[0]
+
+    def backward(ctx: Any, grad: torch.Tensor | None) -> Any:
+        return *differentiate(ctx, grad)[:tensors], None, None
+
+    # the wrapper in Python only serves functorch's transforms, which `watched` sees
+    apply = super(torch.autograd.Function, type("Undispatched", (torch.autograd.Function,), {"forward": forward, "backward": backward})).apply
+
+    def call(launch: Callable[[], Any], rest: tuple[Any, ...], *given: torch.Tensor) -> Any:
+        if torch.is_grad_enabled():
+            for tensor in given:
+                if tensor.requires_grad:
+                    return apply(*given, launch, rest)
+        return launch()[0]
+
+    return call
+
+
+_WATCHERS = ("_len_torch_dispatch_stack", "_len_torch_function_stack", "_are_functorch_transforms_active", "_get_tracing_state")
+_ASK_WATCHERS = tuple(getattr(torch._C, name, lambda: True) for name in _WATCHERS)
+
+
+def watched(*tensors: torch.Tensor) -> bool:
+    """Whether a mode, a transform, a trace or a tensor of another class wants to see the op itself."""
+    if torch.compiler.is_compiling():
+        return True
+    for ask in _ASK_WATCHERS:
+        if ask():
+            return True
+    return any(type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter for tensor in tensors)
+
+
 def refuse_double_backward(name: str) -> None:
     """Give the backward op a formula that raises: silence would return wrong second derivatives."""
 
     def refuse(ctx: Any, *grads: Any) -> Any:
         op = name.removesuffix("_backward")
         raise NotImplementedError(
-            f"{op}: double backward is not implemented; for second derivatives use vtkernels.ops.{op}.reference, which is plain tensor algebra"
+            f"{op}: double backward is not implemented; for second derivatives use {OPS[op].package}.reference, which is plain tensor algebra"
         )
 
     differentiable(name, lambda ctx, inputs, output: None, refuse)

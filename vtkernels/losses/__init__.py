@@ -1,0 +1,5 @@
+"""Losses built on the ops."""
+
+from vtkernels.losses.augmix import AugMixLoss, JsdCrossEntropy
+
+__all__ = ["AugMixLoss", "JsdCrossEntropy"]

@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 from vtkernels._core.explain import backends, explain
+from vtkernels.ops.drloc_pairs import drloc_pairs
 from vtkernels.ops.sam import adamw_step_, sam_perturb_, sam_restore_, sam_square_sum, sgd_step_
 from vtkernels.ops.window_attention import window_attention
 from vtkernels.version import __version__
@@ -12,7 +13,9 @@ __all__ = [
     "__version__",
     "adamw_step_",
     "backends",
+    "drloc_pairs",
     "explain",
+    "losses",
     "nn",
     "optim",
     "sam_perturb_",
@@ -22,7 +25,7 @@ __all__ = [
     "window_attention",
 ]
 
-_LAZY = ("nn", "optim")
+_LAZY = ("losses", "nn", "optim")
 
 
 def __getattr__(name: str) -> Any:

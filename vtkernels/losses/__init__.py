@@ -1,0 +1,5 @@
+"""Losses built on the ops."""
+
+from vtkernels.losses.drloc import DrlocLoss, drloc_weight
+
+__all__ = ["DrlocLoss", "drloc_weight"]

@@ -29,8 +29,14 @@ def _list_label(row: dict) -> str:
     return f"{row['name']}\n{row['parameters'] / 1e6:.1f} M\n{row['ours']['share_of_control']:.0%} of control"
 
 
+def _pairs_label(row: dict) -> str:
+    shape = row["shape"]
+    return f"B={shape['batch']}\n{shape['edge']}x{shape['edge']}\nC={shape['channels']}\nm={shape['pairs']}"
+
+
 STYLES = {
     "window_attention": Style("window attention", TITLES, ("over_eager", "over eager PyTorch"), _attention_label),
+    "drloc_pairs": Style("DRLOC pairs", TITLES, ("over_published", "over the published algorithm"), _pairs_label),
     "sam": Style(
         "SAM step",
         {"sgd": "SAM + SGD with momentum", "adamw": "SAM + AdamW"},

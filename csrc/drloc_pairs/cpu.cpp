@@ -149,18 +149,23 @@ VTK_INLINE void add_rows(T* to, const T* const* from, int count, int64_t channel
 
 // Channels [begin, end) of all positions of one image: each row of the gradient is read once, each result written once.
 template <bool STREAM, class T>
-void scatter(const DrlocPairs& call, int64_t image, int64_t begin, int64_t end, ByPosition by, const T** from) {
+void scatter(const DrlocPairs& call, int64_t image, int64_t begin, int64_t end, ByPosition by, const T** rows) {
   const int64_t positions = call.height * call.width;
   const T* grad = (const T*)call.grad_out + image * call.grad_stride[0];
+  for (int64_t i = 0; i < 2 * call.pairs; ++i) rows[i] = grad + (by.rows[i] >> 1) * call.grad_stride[1] + (by.rows[i] & 1) * call.channels;
   for (int64_t position = 0; position < positions; ++position) {
+    const T* const* from = rows + by.first[position];
     const int count = by.first[position + 1] - by.first[position];
-    for (int i = 0; i < count; ++i) {
-      const int32_t row = by.rows[by.first[position] + i];
-      from[i] = grad + (row >> 1) * call.grad_stride[1] + (row & 1) * call.channels;
-    }
+    // the next position's rows, which lie wherever the draw has put them, come while this one's are added
+    const int ahead = by.first[position + 1 < positions ? position + 2 : positions] - by.first[position];
     T* to = (T*)call.d_features + (image * positions + position) * call.channels;
     int64_t c = begin;
-    for (; c + 4 * W <= end; c += 4 * W) add_rows<4, STREAM>(to, from, count, c, W);
+    for (; c + 4 * W <= end; c += 4 * W) {
+      for (int i = count; i < ahead; ++i) {
+        for (int line = 0; line < 4 * W * (int)sizeof(T); line += 64) __builtin_prefetch((const char*)(from[i] + c) + line);
+      }
+      add_rows<4, STREAM>(to, from, count, c, W);
+    }
     for (; c < end; c += W) add_rows<1, STREAM>(to, from, count, c, end - c < W ? (int)(end - c) : W);
   }
   if (STREAM) stream_fence();

@@ -33,8 +33,14 @@ def _classes_label(row: dict) -> str:
     return f"K={row['classes']}\nB={row['batch']}"
 
 
+def _pairs_label(row: dict) -> str:
+    shape = row["shape"]
+    return f"B={shape['batch']}\n{shape['edge']}x{shape['edge']}\nC={shape['channels']}\nm={shape['pairs']}"
+
+
 STYLES = {
     "window_attention": Style("window attention", TITLES, ("over_eager", "over eager PyTorch"), _attention_label),
+    "drloc_pairs": Style("DRLOC pairs", TITLES, ("over_published", "over the published algorithm"), _pairs_label),
     "sam": Style(
         "SAM step",
         {"sgd": "SAM + SGD with momentum", "adamw": "SAM + AdamW"},

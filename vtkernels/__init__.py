@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 from vtkernels._core.explain import backends, explain
+from vtkernels.ops.drloc_pairs import drloc_pairs
 from vtkernels.ops.jsd import augmix_loss, jsd_consistency
 from vtkernels.ops.sam import adamw_step_, sam_perturb_, sam_restore_, sam_square_sum, sgd_step_
 from vtkernels.ops.window_attention import window_attention
@@ -14,6 +15,7 @@ __all__ = [
     "adamw_step_",
     "augmix_loss",
     "backends",
+    "drloc_pairs",
     "explain",
     "jsd_consistency",
     "losses",

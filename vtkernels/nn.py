@@ -1,5 +1,6 @@
 """Modules built on the ops, one per published layer."""
 
+from vtkernels.ops.drloc_pairs.module import DrlocHead
 from vtkernels.ops.window_attention.module import WindowAttention, WindowAttentionV2
 
-__all__ = ["WindowAttention", "WindowAttentionV2"]
+__all__ = ["DrlocHead", "WindowAttention", "WindowAttentionV2"]

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from python_tests.gpu import aot
+from vtkernels.ops.drloc_pairs import common as drloc
+from vtkernels.ops.drloc_pairs import triton as drloc_backend
 from vtkernels.ops.jsd import triton as jsd
 from vtkernels.ops.jsd.common import Call as JsdCall
 from vtkernels.ops.sam import triton as sam
@@ -31,6 +33,7 @@ def cases() -> Iterator[Case]:
     yield from _window_attention()
     yield from _sam()
     yield from _jsd()
+    yield from _drloc_pairs()
 
 
 def _window_attention() -> Iterator[Case]:
@@ -177,3 +180,27 @@ def _of_jsd(name: str, arch: int, call: JsdCall, strict: bool = True, quick: boo
     for build, what in zip(jsd_launches(call), ("loss", "gradient"), strict=True):
         kernel = build.kernel.__name__.removesuffix("_kernel")
         yield Case(f"{kernel} {what} {name} sm_{arch}", arch, build, quick, strict, products=False)
+
+
+def _drloc_pairs() -> Iterator[Case]:
+    """Both phases on Swin's last stage, with pairs drawn and with pairs given."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for arch in ARCHITECTURES:
+            name = f"{str(dtype).removeprefix('torch.')} c768"
+            yield from _drloc_of(name, arch, dtype, False, quick=arch == 90)
+            if dtype == torch.bfloat16:
+                yield from _drloc_of(f"{name} given", arch, dtype, True, quick=False)
+
+
+def _drloc_of(name: str, arch: int, dtype: torch.dtype, given: bool, quick: bool) -> Iterator[Case]:
+    features = torch.empty(128, 7, 7, 768, dtype=dtype, device="meta")
+    positions = torch.empty(128, 64, 4, dtype=torch.int64, device="meta") if given else None
+
+    def step() -> None:
+        pairs, _, found = drloc_backend.forward(drloc.Call(features, positions, 64, False, True, 2**40, 0))
+        drloc_backend.backward(drloc.Scatter(torch.empty_like(pairs), found, 7, 7))
+
+    for build in aot.builds(step):
+        kernel = build.kernel.__name__.removesuffix("_kernel")
+        if not (given and kernel.endswith("bwd")):
+            yield Case(f"{kernel} {name} sm_{arch}", arch, build, quick, strict=True, products=False)

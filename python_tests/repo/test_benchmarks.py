@@ -212,3 +212,53 @@ def test_the_sam_script_runs_and_counts_one_copy(sam, monkeypatch, tmp_path, cap
         # the backup; beside it a handful of numbers
         assert row["extra_bytes_per_parameter"]["vtkernels"] == pytest.approx(4.0, abs=0.05)
         assert row["extra_bytes_per_parameter"]["vtkernels.SAM"] == pytest.approx(4.0, abs=0.05)
+
+
+@pytest.fixture
+def drloc(monkeypatch):
+    """The script of the pairs, and a problem small enough for a test."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import drloc as script
+    from peers import drloc as peers
+
+    from vtkernels.ops.drloc_pairs.cases import _bench_case
+
+    return SimpleNamespace(script=script, peers=peers, problem=script.Problem(_bench_case(8, 20, 5, 16), torch.float32, "cpu"))
+
+
+@pytest.mark.parametrize("phase", ["forward", "training"])
+def test_every_eager_way_to_get_pairs_passes_the_gate(drloc, phase):
+    names = [name for name in drloc.peers.PEERS if not name.endswith("_inductor")]
+    gated = drloc.script.gate(drloc.problem, phase, names, backend="reference")
+    assert gated.refused == {}
+    assert [side.name for side in gated.sides] == ["vtkernels", *names]
+
+
+def test_wrong_pairs_are_not_timed(drloc, monkeypatch):
+    right = drloc.peers.gather
+
+    def swaps_rows_and_columns(features, pairs):
+        found, targets, positions = right(features, pairs)
+        return found, targets, tuple(points.flip(-1) for points in positions)
+
+    def detaches_the_second(features, pairs):
+        found, targets, positions = right(features, pairs)
+        first, second = found.chunk(2, -1)
+        return torch.cat([first, second.detach()], -1), targets, positions
+
+    def counts(features, pairs):
+        found, targets, positions = right(features, pairs)
+        return found, 5 * targets, positions
+
+    def draws_no_last_row(features, pairs):
+        found, targets, positions = right(features[:, :-1], pairs)
+        return found, targets * (features.new_tensor([features.shape[1] - 1, 1]) / features.new_tensor([features.shape[1], 1])), positions
+
+    def refused(peer, phase: str = "forward") -> str:
+        monkeypatch.setitem(drloc.script.PEERS, "wrong", lambda: peer)
+        return drloc.script.gate(drloc.problem, phase, ["wrong"], backend="reference").refused["wrong"]
+
+    assert refused(swaps_rows_and_columns).startswith("Wrong: pairs are not the features")
+    assert refused(counts).startswith("Wrong: targets are not the distances")
+    assert refused(draws_no_last_row).startswith("Wrong: some rows or columns are never drawn")
+    assert refused(detaches_the_second, "training").startswith("Wrong: the gradient is off by")

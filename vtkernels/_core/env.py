@@ -3,6 +3,7 @@
 `VTKERNELS_BACKEND`  default of every op's `backend` argument (an explicit argument beats it)
 `VTKERNELS_ISA`      highest instruction set the native kernels may use: avx512_bf16, avx512, avx2 or portable
 `VTKERNELS_NATIVE`   0 keeps the native library from being loaded
+`VTKERNELS_RECYCLE`  MB of memory for large CPU results that may lie idle between calls (default 512); 0 switches recycling off
 """
 
 import os
@@ -20,3 +21,10 @@ def isa_limit() -> str:
 
 def native_enabled() -> bool:
     return os.environ.get("VTKERNELS_NATIVE", "1") != "0"
+
+
+def recycled_megabytes() -> int:
+    value = os.environ.get("VTKERNELS_RECYCLE") or "512"
+    if not value.isdigit():
+        raise ValueError(f"VTKERNELS_RECYCLE must be a number of MB, got {value!r}; 0 switches the recycling of large CPU results off")
+    return int(value)

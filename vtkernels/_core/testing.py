@@ -113,21 +113,25 @@ def call_of(op: str, inputs: Inputs) -> Any:
 def run_case(op: str, inputs: Inputs, backend: str, upstream: tuple[Tensor, ...] | None = None) -> Outcome:
     """What the public function makes of the inputs, which are left alone.
 
-    Of a differentiable op: outputs and the gradients of all floating inputs. `upstream` are the gradients of the outputs; without
-    them, `upstream_for(outputs)`. Of another: what it returns, and every tensor it writes to.
+    Of a differentiable op: outputs and the gradients of all floating inputs. `upstream` are the gradients of the outputs that have
+    any; without them, `upstream_for(outputs)`. Of another: what it returns, and every tensor it writes to.
     """
     if not has_gradients(op):
         # one copy of everything: strides, offsets, and which tensors share a buffer stay as they are
         return run_in_place(op, copy.deepcopy(inputs), backend)
     leaves = {name: value.detach().requires_grad_() for name, value in differentiable(inputs).items()}
-    result = OPS[op].public(**{**inputs, **leaves}, backend=backend)
-    outputs = (result,) if isinstance(result, Tensor) else tuple(result)
-    if upstream is None:
-        upstream = upstream_for(outputs)
-    grads = torch.autograd.grad(outputs, list(leaves.values()), upstream)
-    names = ["output"] if isinstance(result, Tensor) else [f"output {i}" for i in range(len(outputs))]
-    found = {name: output.detach() for name, output in zip(names, outputs, strict=True)}
+    outputs = outputs_of(OPS[op].public(**{**inputs, **leaves}, backend=backend))
+    smooth = tuple(output for output in outputs.values() if output.requires_grad)
+    grads = torch.autograd.grad(smooth, list(leaves.values()), upstream_for(smooth) if upstream is None else upstream)
+    found = {name: output.detach() for name, output in outputs.items()}
     return found | {f"gradient of {name}": grad for name, grad in zip(leaves, grads, strict=True)}
+
+
+def outputs_of(result: Tensor | tuple[Tensor, ...]) -> Outcome:
+    """What an op returned, by name: the first output, which has the gradients, and whatever comes with it."""
+    if isinstance(result, Tensor):
+        return {"output": result}
+    return {f"output {i}" if i else "output": output for i, output in enumerate(result)}
 
 
 def has_gradients(op: str) -> bool:

@@ -1,0 +1,3 @@
+from vtkernels.ops.drloc_pairs.op import drloc_pairs
+
+__all__ = ["drloc_pairs"]

@@ -29,7 +29,13 @@ def _list_label(row: dict) -> str:
     return f"{row['name']}\n{row['parameters'] / 1e6:.1f} M\n{row['ours']['share_of_control']:.0%} of control"
 
 
+def _tokens_label(row: dict) -> str:
+    shape = row["shape"]
+    return f"{shape['tokens']} tokens\nC={shape['channels']}\nh={shape['heads']}"
+
+
 STYLES = {
+    "class_attention": Style("class attention, projections included", TITLES, ("over_module", "over timm's module"), _tokens_label),
     "window_attention": Style("window attention", TITLES, ("over_eager", "over eager PyTorch"), _attention_label),
     "sam": Style(
         "SAM step",

@@ -23,6 +23,11 @@ def _in_dtype(call: Call, dtype: torch.dtype) -> Call:
     return call._replace(**{name: value.to(dtype) for name, value in call._asdict().items() if isinstance(value, Tensor)})
 
 
+def _detached(call: Call) -> Call:
+    """Torch's matmul takes another path, and rounds otherwise, for tensors that require gradients."""
+    return call._replace(**{name: value.detach() for name, value in call._asdict().items() if isinstance(value, Tensor)})
+
+
 def _project(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """q [B, h, 1, D] as it enters the product (scaled), k and v [B, h, T, D], and the probabilities [B, h, 1, T]."""
     call = _in_dtype(call, call.tokens.dtype)
@@ -42,23 +47,25 @@ def attend(call: Call) -> Tensor:
 
 def fold(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What is saved, by the folded form: probabilities [B, T, h], queries [B, C], directions and mixtures [B, h, C]."""
-    # unrounded: another backend may take them up in this precision
-    call = _in_dtype(call, wide_dtype(call.tokens))
+    # rounded once, at the end: the errors of these would add to those of a backend that takes them up
+    wide, call = wide_dtype(call.tokens), _in_dtype(call, torch.float64)
     queries = F.linear(call.tokens[:, 0], call.q_weight, call.q_bias)
     scaled, key_rows = rearrange(queries * call.scale, "B (h D) -> B h D", h=call.num_heads), rearrange(call.k_weight, "(h D) C -> h D C", h=call.num_heads)
     directions = einsum(scaled, key_rows, "B h D, h D C -> B h C")
     probabilities = einsum(call.tokens, directions, "B T C, B h C -> B h T").softmax(-1)
     keep = _keep(call, probabilities)
     mixtures = (probabilities if keep is None else probabilities * keep[:, :, 0]) @ call.tokens
-    return probabilities.mT.contiguous(), queries, directions, mixtures
+    return tuple(x.to(wide).contiguous() for x in (probabilities.mT, queries, directions, mixtures))
 
 
 def forward(call: Call) -> tuple[Tensor, ...]:
+    call = _detached(call)
     return attend(call).contiguous(), *fold(call)
 
 
 def backward(call: Call, grad_out: Tensor, *saved: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of tokens, the three weights and the three biases; None for a bias the call does not have."""
+    call = _detached(call)
     q, k, v, probabilities = _project(call)
     keep = _keep(call, v)
     d_o = rearrange(grad_out, "B (h D) -> B h 1 D", h=call.num_heads)

@@ -52,15 +52,25 @@ class Softmax {
   const float* largest() const { return largest_; }
   const float* inverse() const { return inverse_; }
 
-  // d_p, the gradient of the probabilities p, becomes that of the scores
+  // d_p, the gradient of the probabilities p, becomes that of the scores: p * (d_p - mean of d_p under p)
   void backward(const float* p, float* d_p) const {
     fill(d_p, 0.0f);
+    float *totals = inverse_, *means = largest_;
+    for (int j = 0; j < period_; ++j) {
+      V s = zero();
+      for (int64_t i = (int64_t)j * W; i < padded; i += step()) s = s + load(p + i);
+      store(lanes_ + j * W, s);
+    }
+    fold(totals, 0.0f, [](float a, float b) { return a + b; });
     for (int j = 0; j < period_; ++j) {
       V s = zero();
       for (int64_t i = (int64_t)j * W; i < padded; i += step()) s = fma(load(p + i), load(d_p + i), s);
       store(lanes_ + j * W, s);
     }
-    fold(largest_, 0.0f, [](float a, float b) { return a + b; });
+    fold(means, 0.0f, [](float a, float b) { return a + b; });
+    // rounding left the sum of probabilities a little off 1, which a large mean would carry into every score
+    for (int c = 0; c < columns_; ++c) means[c] /= totals[c];
+    spread(means);
     for (int j = 0; j < period_; ++j) {
       const V mean = load(lanes_ + j * W);
       for (int64_t i = (int64_t)j * W; i < padded; i += step()) store(d_p + i, load(p + i) * (load(d_p + i) - mean));

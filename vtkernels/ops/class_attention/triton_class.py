@@ -138,6 +138,7 @@ def class_attention_softmax_bwd_kernel(
     if DROPOUT:
         constant = tl.load(constant_ptr + image * HEADS + head, mask=head < HEADS, other=0.0)
     mean = tl.zeros((BLOCK_H,), tl.float32)
+    total = tl.zeros((BLOCK_H,), tl.float32)
     kept_sums = tl.zeros((BLOCK_H,), tl.float32)
     for first in tl.range(0, tokens, BLOCK_T):
         p = weight_tile(probabilities_ptr, image, first + t, head, tokens, 0.0, HEADS)
@@ -148,6 +149,9 @@ def class_attention_softmax_bwd_kernel(
             store_weights(kept_ptr, p * factor, image, first + t, head, tokens, HEADS)
             kept_sums += tl.sum(p * factor, 0)
         mean += tl.sum(p * d_p, 0)
+        total += tl.sum(p, 0)
+    # rounding left the sum of probabilities a little off 1, which a large mean would carry into every score
+    mean /= tl.where(head < HEADS, total, 1.0)
     for first in tl.range(0, tokens, BLOCK_T):
         p = weight_tile(probabilities_ptr, image, first + t, head, tokens, 0.0, HEADS)
         d_p = weight_tile(d_scores_ptr, image, first + t, head, tokens, 0.0, HEADS)

@@ -39,22 +39,22 @@ class Gated:
 
 def gate(problem: Problem, phase: str, peers: list[str], medium: bool, backend: str) -> Gated:
     gated = Gated()
-    _admit(gated, problem, OURS, lambda: _ours(problem, phase, backend), phase)
+    admit(gated, problem, OURS, lambda: _ours(problem, phase, backend), phase)
     for name in peers:
-        _admit(gated, problem, name, lambda name=name: _peer(problem, phase, name), phase)
+        admit(gated, problem, name, lambda name=name: _peer(problem, phase, name), phase)
         if medium:
-            _admit(gated, problem, name + MEDIUM, lambda name=name: _peer(problem, phase, name), phase, "medium")
+            admit(gated, problem, name + MEDIUM, lambda name=name: _peer(problem, phase, name), phase, "medium")
     return gated
 
 
 def gate_raw(problem: Problem, phase: str) -> Gated:
     """The native kernel alone: no autograd, no dispatch in Python, memory allocated beforehand."""
     gated = Gated()
-    _admit(gated, problem, OURS, lambda: _raw(problem, phase), "forward")
+    admit(gated, problem, OURS, lambda: _raw(problem, phase), "forward")
     return gated
 
 
-def _admit(gated: Gated, problem: Problem, name: str, build: Callable[[], Candidate], phase: str, precision: str = "highest") -> None:
+def admit(gated: Gated, problem: Problem, name: str, build: Callable[[], Candidate], phase: str, precision: str = "highest") -> None:
     """Run a side once (which compiles what wants to be compiled) and compare; a side that fails is listed with its reason."""
 
     def context() -> contextlib.AbstractContextManager:

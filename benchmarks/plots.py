@@ -38,7 +38,13 @@ def _pairs_label(row: dict) -> str:
     return f"B={shape['batch']}\n{shape['edge']}x{shape['edge']}\nC={shape['channels']}\nm={shape['pairs']}"
 
 
+def _tokens_label(row: dict) -> str:
+    shape = row["shape"]
+    return f"{shape['tokens']} tokens\nC={shape['channels']}\nh={shape['heads']}"
+
+
 STYLES = {
+    "class_attention": Style("class attention, projections included", TITLES, ("over_module", "over timm's module"), _tokens_label),
     "window_attention": Style("window attention", TITLES, ("over_eager", "over eager PyTorch"), _attention_label),
     "drloc_pairs": Style("DRLOC pairs", TITLES, ("over_published", "over the published algorithm"), _pairs_label),
     "sam": Style(

@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 from vtkernels._core.explain import backends, explain
+from vtkernels.ops.class_attention import class_attention, pooled_attention
 from vtkernels.ops.drloc_pairs import drloc_pairs
 from vtkernels.ops.jsd import augmix_loss, jsd_consistency
 from vtkernels.ops.sam import adamw_step_, sam_perturb_, sam_restore_, sam_square_sum, sgd_step_
@@ -16,11 +17,13 @@ __all__ = [
     "augmix_loss",
     "backends",
     "drloc_pairs",
+    "class_attention",
     "explain",
     "jsd_consistency",
     "losses",
     "nn",
     "optim",
+    "pooled_attention",
     "sam_perturb_",
     "sam_restore_",
     "sam_square_sum",

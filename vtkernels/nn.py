@@ -1,6 +1,7 @@
 """Modules built on the ops, one per published layer."""
 
+from vtkernels.ops.class_attention.module import ClassAttention
 from vtkernels.ops.drloc_pairs.module import DrlocHead
 from vtkernels.ops.window_attention.module import WindowAttention, WindowAttentionV2
 
-__all__ = ["DrlocHead", "WindowAttention", "WindowAttentionV2"]
+__all__ = ["ClassAttention", "DrlocHead", "WindowAttention", "WindowAttentionV2"]

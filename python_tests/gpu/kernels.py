@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 
 from python_tests.gpu import aot
+from vtkernels.ops.class_attention import triton as class_backend
+from vtkernels.ops.class_attention.common import Call as ClassCall
+from vtkernels.ops.class_attention.common import PooledCall
 from vtkernels.ops.drloc_pairs import common as drloc
 from vtkernels.ops.drloc_pairs import triton as drloc_backend
 from vtkernels.ops.jsd import triton as jsd
@@ -34,6 +37,7 @@ def cases() -> Iterator[Case]:
     yield from _sam()
     yield from _jsd()
     yield from _drloc_pairs()
+    yield from _class_attention()
 
 
 def _window_attention() -> Iterator[Case]:
@@ -204,3 +208,49 @@ def _drloc_of(name: str, arch: int, dtype: torch.dtype, given: bool, quick: bool
         kernel = build.kernel.__name__.removesuffix("_kernel")
         if not (given and kernel.endswith("bwd")):
             yield Case(f"{kernel} {name} sm_{arch}", arch, build, quick, strict=True, products=False)
+
+
+def _class_attention() -> Iterator[Case]:
+    """CaiT's class attention, and pooled attention with one query."""
+    for arch in ARCHITECTURES:
+        yield from _class_of("bfloat16 384x8", arch, class_call(torch.bfloat16), quick=arch == 90)
+        yield from _pooled_of("bfloat16 d64", arch, torch.bfloat16, quick=arch == 90)
+        yield from _class_of("bfloat16 192x4", arch, class_call(torch.bfloat16, channels=192, heads=4))
+        yield from _class_of("bfloat16 768x16", arch, class_call(torch.bfloat16, channels=768, heads=16, tokens=577))
+    yield from _class_of("bfloat16 384x8 dropout", 90, class_call(torch.bfloat16, dropout_p=0.1))
+    yield from _class_of("float32 384x8", 90, class_call(torch.float32))
+    yield from _pooled_of("float32 d64", 90, torch.float32)
+
+
+def class_call(dtype: torch.dtype, channels: int = 384, heads: int = 8, tokens: int = 197, dropout_p: float = 0.0) -> ClassCall:
+    """CaiT-S24's class attention, or a variation of it, on tensors without memory."""
+
+    def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    weights, biases = (new(channels, channels) for _ in range(3)), (new(channels) for _ in range(3))
+    return ClassCall(new(128, tokens, channels, dtype=dtype), *weights, *biases, heads, 48**-0.5, dropout_p, 0)
+
+
+def _class_of(name: str, arch: int, call: ClassCall, quick: bool = False) -> Iterator[Case]:
+    def step() -> None:
+        out, *saved = class_backend.forward(call)
+        class_backend.backward(call, torch.empty_like(out), *saved)
+
+    yield from _once_each(name, arch, aot.builds(step), quick)
+
+
+def _pooled_of(name: str, arch: int, dtype: torch.dtype, quick: bool = False) -> Iterator[Case]:
+    def step() -> None:
+        q, k, v = (torch.empty(128, 12, rows, 64, dtype=dtype, device="meta") for rows in (1, 196, 196))
+        call = PooledCall(q, k, v, 0.125, 0.0, 0)
+        out, statistics = class_backend.pooled_forward(call)
+        class_backend.pooled_backward(call, torch.empty_like(out), out, statistics)
+
+    yield from _once_each(name, arch, aot.builds(step), quick)
+
+
+def _once_each(name: str, arch: int, builds: list[aot.Build], quick: bool) -> Iterator[Case]:
+    """The forward and the backward share kernels. Few heads or queries make tiles that an architecture's newest tensor cores do not take."""
+    for kernel, build in {build.kernel.__name__.removesuffix("_kernel"): build for build in builds}.items():
+        yield Case(f"{kernel} {name} sm_{arch}", arch, build, quick, strict=True, products=False)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from vtkernels.ops.class_attention.cases import bench_cases as class_attention_cases
 from vtkernels.ops.window_attention.cases import bench_cases
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -262,3 +263,40 @@ def test_wrong_pairs_are_not_timed(drloc, monkeypatch):
     assert refused(counts).startswith("Wrong: targets are not the distances")
     assert refused(draws_no_last_row).startswith("Wrong: some rows or columns are never drawn")
     assert refused(detaches_the_second, "training").startswith("Wrong: the gradient is off by")
+
+
+@pytest.fixture
+def class_attn(monkeypatch):
+    """The modules of `class_attn.py`, which lie beside it, and CaiT-XXS24's class attention."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import class_attn_problem
+    from peers import class_attention as peers
+
+    (case,) = class_attention_cases(("cait_xxs24",), batch=2, token_counts=(17,))
+    return SimpleNamespace(problem=class_attn_problem.Problem(case, torch.float32), gate=class_attn_problem.gate, peers=peers)
+
+
+@pytest.mark.parametrize(("peer", "fused"), [("timm", False), ("timm_sdpa", True)])
+def test_timms_class_attention_peers_are_timms_module_to_the_bit(class_attn, timm_cait, peer, fused):
+    problem = class_attn.problem
+    module = timm_cait.ClassAttn(192, num_heads=4, qkv_bias=True)
+    module.fused_attn = fused
+    module.load_state_dict({name: value.detach() for name, value in problem.parameters.items()})
+    with torch.no_grad():
+        assert torch.equal(class_attn.peers.PEERS[peer](4)(problem.x, problem.parameters), module(problem.x)[:, 0])
+
+
+@pytest.mark.parametrize("phase", ["forward", "training"])
+def test_every_eager_class_attention_peer_passes_the_gate(class_attn, phase):
+    gated = class_attn.gate(class_attn.problem, phase, ["timm", "timm_sdpa", "folded"], medium=False)
+    assert gated.refused == {}
+    assert [side.name for side in gated.sides] == ["vtkernels", "timm", "timm_sdpa", "folded"]
+
+
+def test_class_attention_that_forgets_a_bias_is_not_timed(class_attn, monkeypatch):
+    def forgets(heads):
+        return lambda x, parameters: class_attn.peers.timm(heads)(x, parameters | {"v.bias": torch.zeros_like(parameters["v.bias"])})
+
+    monkeypatch.setitem(class_attn.peers.PEERS, "timm", forgets)
+    gated = class_attn.gate(class_attn.problem, "forward", ["timm"], medium=False)
+    assert [side.name for side in gated.sides] == ["vtkernels"] and "is off by" in gated.refused["timm"]

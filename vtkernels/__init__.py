@@ -5,6 +5,7 @@ from typing import Any
 
 from vtkernels._core.explain import backends, explain
 from vtkernels.ops.sam import adamw_step_, sam_perturb_, sam_restore_, sam_square_sum, sgd_step_
+from vtkernels.ops.talking_heads_attention import talking_heads_attention
 from vtkernels.ops.window_attention import window_attention
 from vtkernels.version import __version__
 
@@ -19,6 +20,7 @@ __all__ = [
     "sam_restore_",
     "sam_square_sum",
     "sgd_step_",
+    "talking_heads_attention",
     "window_attention",
 ]
 

@@ -1,0 +1,3 @@
+from vtkernels._core.op import Backend
+
+BACKEND = Backend("triton", lambda phase, call: "it is not written", {})

@@ -52,7 +52,7 @@ struct Backward {
     const int n = shape.tokens;
     const float scale = cosine ? call.scale * call.logit_scale[head] : call.scale;
     pack(rows, grad_rows, cosine);
-    const Dropout dropout(call, item);
+    const Dropout dropout(call.seed, call.dropout_p, item);
     const ScoreRows<M> scores{shape, operands.q, operands.k_columns, scale, bias, bias_lone, operands.product_lone, window};
     const Destination<T> to_q = cosine ? buffered(to[0], d_q) : to[0], to_k = cosine ? buffered(to[1], d_k) : to[1];
     for (int row = 0, count; row < n; row += count) {

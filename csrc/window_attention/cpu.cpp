@@ -3,8 +3,6 @@
 
 #include <memory>
 
-#include "common/scratch.h"
-
 namespace vtk::VTK_ISA {
 namespace {
 
@@ -101,15 +99,6 @@ template <class T>
 VTK_INLINE bool stream_results(const WindowAttention& call, const void* result, int64_t channels_moved) {
   const int64_t bytes = call.batch * call.height * call.width * call.heads * call.head_dim * channels_moved * (int64_t)sizeof(T);
   return W > 4 && bytes > kStreamFromBytes && call.head_dim * sizeof(T) % 64 == 0 && (uintptr_t)result % 64 == 0;
-}
-
-// Runs body(carver) twice: to measure the memory it takes, and in that memory.
-template <class Body>
-VTK_INLINE void with_scratch(Body body) {
-  Carver measure{nullptr};
-  body(measure);
-  Carver real{(char*)thread_scratch(measure.used)};
-  body(real);
 }
 
 template <class M, class T>

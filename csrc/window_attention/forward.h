@@ -70,7 +70,7 @@ struct Forward {
     const bool cosine = call.logit_scale != nullptr;
     operands.pack(shape, rows[0], rows[1], cosine);
     M::pack_depth(rows[2], shape.tokens, shape.dim, v, shape.b_words);
-    const Dropout dropout(call, item);
+    const Dropout dropout(call.seed, call.dropout_p, item);
     const ScoreRows<M> scores{shape, operands.q, operands.k_columns,    cosine ? call.scale * call.logit_scale[head] : call.scale,
                               bias,  bias_lone,  operands.product_lone, window};
     constexpr bool kPacked = M::kPair > 1;

@@ -1,22 +1,9 @@
 // Where the tokens of a window lie on the map: partition, cyclic shift, padding and shift mask as index arithmetic.
 #pragma once
-#include "common/simd.h"
+#include "common/carver.h"
 #include "window_attention/kernel.h"
 
 namespace vtk::VTK_ISA {
-
-// Hands out pieces of one block of memory; with a null block it only adds up what is needed.
-struct Carver {
-  char* memory;
-  size_t used = 0;
-
-  template <class T>
-  T* take(size_t count) {
-    T* piece = memory ? reinterpret_cast<T*>(memory + used) : nullptr;
-    used += (count * sizeof(T) + 63) / 64 * 64;
-    return piece;
-  }
-};
 
 struct Axis {  // rows or columns of the padded, shifted map
   int windows;

@@ -1,5 +1,6 @@
 // Rows of one window and head, from scores to normalised probabilities: shared by the forward and the backward.
 #pragma once
+#include "common/philox.h"
 #include "window_attention/tiles.h"
 
 namespace vtk::VTK_ISA {
@@ -115,34 +116,6 @@ VTK_INLINE void normalise_rows(float* rows, int n, int ld, float* norm) {
     for (int c = 0; c < ld; c += W) store(row + c, load(row + c) * inverse);
   }
 }
-
-// Philox4x32-10: the first word for counter (element, item) under the 64-bit key `seed`.
-VTK_INLINE uint32_t philox(uint64_t seed, uint32_t element, uint64_t item) {
-  uint32_t c0 = element, c1 = (uint32_t)item, c2 = (uint32_t)(item >> 32), c3 = 0, k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
-    c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
-    c1 = (uint32_t)p1;
-    c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-    c3 = (uint32_t)p0;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
-  return c0;
-}
-
-struct Dropout {
-  uint64_t seed, item;  // item: the window and head, among all of the call
-  uint32_t threshold;   // a word below it keeps its element
-  float kept;           // 1 / (1 - p)
-  bool on;
-
-  Dropout(const WindowAttention& call, uint64_t item) : seed(call.seed), item(item), kept((float)(1.0 / (1.0 - call.dropout_p))), on(call.dropout_p > 0.0) {
-    const double threshold_exact = (1.0 - call.dropout_p) * 4294967296.0 + 0.5;
-    threshold = threshold_exact >= 4294967295.0 ? 4294967295u : (uint32_t)threshold_exact;
-  }
-  inline __attribute__((always_inline)) float factor(uint32_t element) const { return philox(seed, element, item) < threshold ? kept : 0.0f; }
-};
 
 // Everything about one window and head that the rows of its scores need.
 template <class M>

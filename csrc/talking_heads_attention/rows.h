@@ -27,7 +27,7 @@ struct Shape {
     // rows a multiple of 512 bytes apart would put a column of the matrix into an eighth of the cache
     ld = vectors * W % 128 == 0 ? vectors * W + 16 : vectors * W;
     // scores of the block, and their gradients, stay in the second-level cache
-    const bool large = (int64_t)heads * ld * (2 * kTileRows) * (int64_t)sizeof(float) > (192 << 10);
+    const bool large = (int64_t)heads * ld * (2 * kTileRows) * (int64_t)sizeof(float) > (256 << 10);
     block_rows = large ? kTileRows : 2 * kTileRows;
     for (group = kMostOutputs; heads % group; --group) {
     }

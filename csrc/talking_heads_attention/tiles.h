@@ -64,8 +64,9 @@ VTK_NOINLINE void product_tile(const Product& p, const Result<T>& to, int column
   if (__builtin_expect(columns >= NV * W, 1)) {
     VTK_UNROLL for (int r = 0; r < R; ++r) VTK_UNROLL for (int v = 0; v < NV; ++v) store_row(to.base + r * to.ld + v * W, s[r][v], W);
   } else {
-    for (int r = 0; r < R; ++r)
-      VTK_UNROLL for (int v = 0; v < NV; ++v) store_row(to.base + r * to.ld + v * W, s[r][v], columns - v * W < W ? columns - v * W : W);
+    // unrolled, rare as it is: an array indexed at run time would live in memory throughout
+    VTK_UNROLL for (int r = 0; r < R; ++r) VTK_UNROLL for (int v = 0; v < NV; ++v)
+        store_row(to.base + r * to.ld + v * W, s[r][v], columns - v * W < W ? columns - v * W : W);
   }
 }
 

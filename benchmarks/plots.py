@@ -31,6 +31,7 @@ def _list_label(row: dict) -> str:
 
 STYLES = {
     "window_attention": Style("window attention", TITLES, ("over_eager", "over eager PyTorch"), _attention_label),
+    "talking_heads_attention": Style("talking-heads attention", TITLES, ("over_eager", "over timm's eager lines"), lambda row: row["name"].replace("/", "\n")),
     "sam": Style(
         "SAM step",
         {"sgd": "SAM + SGD with momentum", "adamw": "SAM + AdamW"},

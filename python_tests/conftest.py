@@ -52,6 +52,11 @@ def timm_swin_v2() -> ModuleType:
 
 
 @pytest.fixture
+def timm_cait() -> ModuleType:
+    return peer("timm.models.cait")
+
+
+@pytest.fixture
 def torchvision_swin() -> ModuleType:
     return peer("torchvision.models.swin_transformer")
 

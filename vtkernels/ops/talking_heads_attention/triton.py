@@ -15,6 +15,8 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_HEADS, _LARGEST_HEAD = 16, 128
 # Rows of a program: what leaves all heads' accumulators in registers. Columns of a tile: eight for each of four warps.
 _ROWS, _COLUMNS, _WARPS = 16, 32, 4
+# Heads whose mixing weights' gradients one program sums up, at most
+_LARGEST_GROUP = 4
 
 
 def why_not(phase: str, call: Call) -> str | None:
@@ -59,24 +61,30 @@ def backward(call: Call, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     new = functools.partial(torch.empty, device=qkv.device)
     d_qkv = new(qkv.shape, dtype=qkv.dtype)
     # the sums of each program, added below in a fixed order; a number added to all scores of a row changes no probability
-    d_post, d_pre = new(programs, heads * heads + heads), new(programs, heads * heads)
+    group = max(size for size in range(1, _LARGEST_GROUP + 1) if heads % size == 0)
+    groups = heads // group
+    d_post, d_pre = new(programs, groups, heads * group + heads), new(programs, heads, heads)
     if batch:
         statistics = new(3, batch, heads, call.tokens)
         pre, post, bias = _parameters(call)
         shape = batch, call.tokens, *qkv.stride()[:2], *grad_out.stride()[:2]
         scalars, constants = _scalars(call), _constants(call)
         with _on(qkv.device):
-            kernels.talking_heads_bwd_row_kernel[(programs,)](qkv, grad_out, pre, post, statistics, d_post, *shape, *scalars, **constants)
+            kernels.talking_heads_bwd_row_kernel[(programs * groups,)](qkv, grad_out, pre, post, statistics, d_post, *shape, *scalars, **constants, GROUP=group)
             for keys in (False, True):
                 kernels.talking_heads_bwd_product_kernel[(programs,)](qkv, grad_out, pre, post, statistics, d_qkv, *shape, *scalars, **constants, KEYS=keys)
-            kernels.talking_heads_bwd_mixing_kernel[(programs,)](qkv, grad_out, pre, post, statistics, d_pre, *shape, *scalars, **constants)
+            kernels.talking_heads_bwd_mixing_kernel[(programs * groups,)](
+                qkv, grad_out, pre, post, statistics, d_pre, *shape, *scalars, **constants, GROUP=group
+            )
             kernels.talking_heads_bwd_value_kernel[(programs,)](
                 qkv, grad_out, pre, post, bias, statistics, d_qkv, *shape, *scalars, **constants, POST_BIAS=call.post_bias is not None
             )
-    d_post, d_pre = d_post.sum(0), d_pre.sum(0)
+    d_post = d_post.sum(0)
+    d_post_weight = d_post[:, : heads * group].view(groups, heads, group).transpose(0, 1).reshape(heads, heads)
     d_pre_bias = None if call.pre_bias is None else torch.zeros(heads, device=qkv.device)
-    d_post_bias = None if call.post_bias is None else d_post[heads * heads :].contiguous()
-    return d_qkv, d_pre.view(heads, heads), d_pre_bias, d_post[: heads * heads].view(heads, heads), d_post_bias
+    # every group of heads holds all of it
+    d_post_bias = None if call.post_bias is None else d_post[0, heads * group :].contiguous()
+    return d_qkv, d_pre.sum(0), d_pre_bias, d_post_weight, d_post_bias
 
 
 def _programs(call: Call) -> int:

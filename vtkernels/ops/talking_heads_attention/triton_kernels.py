@@ -9,8 +9,9 @@ The backward is four kernels, each of which computes the scores anew:
 - by query tile: dQ; by key tile: dK; one kernel, in either orientation;
 - by query tile: the gradient of what mixes before the softmax;
 - by key tile: dV.
-Sums over an image's scores stay in registers, one of a thread's own for each pair of heads; each program writes its sums
-once, and the launcher adds the programs' sums in a fixed order.
+The first and third go over the probabilities, and the gradients before the softmax, of a group of heads in each program:
+products are repeated by every group, mixing is not. Sums over an image's scores stay in registers, one of a thread's own for each
+pair of heads; each program writes its sums once, and the launcher adds the programs' sums in a fixed order.
 """
 
 import triton
@@ -53,19 +54,19 @@ def mixed_head(weight_ptr, values, head: tl.constexpr, HEADS: tl.constexpr, TRAN
 
 
 @triton.jit
-def mixed_scores(pre_ptr, scores, attended, HEADS: tl.constexpr):
-    """Scores as the softmax sees them, but for a bias that it cancels; -inf where there is no key."""
+def mixed_scores(pre_ptr, scores, attended, GROUP: tl.constexpr, HEADS: tl.constexpr):
+    """Scores as the softmax of GROUP heads sees them, but for a bias that it cancels; -inf where there is no key."""
     found = ()
-    for head in tl.static_range(HEADS):
+    for head in tl.static_range(GROUP):
         found = found + (tl.where(attended, mixed_head(pre_ptr, scores, head, HEADS, False), float("-inf")),)
     return found
 
 
 @triton.jit
-def probabilities(pre_ptr, scores, attended, largest, inverse, HEADS: tl.constexpr):
-    """P from the scores; `largest` and `inverse` hold for each head what broadcasts against its tile."""
+def probabilities(pre_ptr, scores, attended, largest, inverse, GROUP: tl.constexpr, HEADS: tl.constexpr):
+    """P of GROUP heads from the scores; `largest` and `inverse` hold for each of them what broadcasts against its tile."""
     found = ()
-    for head in tl.static_range(HEADS):
+    for head in tl.static_range(GROUP):
         mixed = tl.where(attended, mixed_head(pre_ptr, scores, head, HEADS, False), float("-inf"))
         found = found + (tl.exp(mixed - largest[head]) * inverse[head],)
     return found
@@ -104,10 +105,10 @@ def value_weights(post_ptr, post_bias_ptr, p, head: tl.constexpr, HEADS: tl.cons
 
 
 @triton.jit
-def gradients_of_mixed(p, post_ptr, grads, delta, HEADS: tl.constexpr):
-    """Gradients of the mixed scores from those of the values' weights: back through the second mixing and the softmax."""
+def gradients_of_mixed(p, post_ptr, grads, delta, GROUP: tl.constexpr, HEADS: tl.constexpr):
+    """Gradients of the mixed scores of GROUP heads from those of the values' weights: back through the second mixing and the softmax."""
     found = ()
-    for head in tl.static_range(HEADS):
+    for head in tl.static_range(GROUP):
         found = found + (p[head] * (mixed_head(post_ptr, grads, head, HEADS, True) - delta[head]),)
     return found
 
@@ -120,13 +121,13 @@ def own_sum(x, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
 
 @triton.jit
 def row_statistics(
-    q_ptr, k_ptr, query, stride, pre_ptr, tokens, scale,
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
+    q_ptr, k_ptr, query, stride, pre_ptr, tokens, scale, GROUP: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Maximum and 1 / sum of each head's rows, as [BLOCK_M, 1]."""
+    """Maximum and 1 / sum of the rows of GROUP heads, as [BLOCK_M, 1]."""
     largest = ()
     total = ()
-    for _ in tl.static_range(HEADS):
+    for _ in tl.static_range(GROUP):
         largest = largest + (tl.full([BLOCK_M], LOWEST, tl.float32),)
         total = total + (tl.zeros([BLOCK_M], tl.float32),)
     for start in tl.range(0, tokens, BLOCK_N, num_stages=1):
@@ -134,10 +135,10 @@ def row_statistics(
         zero = start // tokens
         key = start + tl.arange(0, BLOCK_N)
         scores = products(q_ptr, query + zero, stride, k_ptr, key, stride, tokens, scale, HEADS, HEAD_DIM, BLOCK_D, PRECISION)
-        mixed = mixed_scores(pre_ptr + zero, scores, (key < tokens)[None, :], HEADS)
+        mixed = mixed_scores(pre_ptr + zero, scores, (key < tokens)[None, :], GROUP, HEADS)
         new_largest = ()
         new_total = ()
-        for head in tl.static_range(HEADS):
+        for head in tl.static_range(GROUP):
             larger = tl.maximum(largest[head], tl.max(mixed[head], 1))
             new_largest = new_largest + (larger,)
             new_total = new_total + (total[head] * tl.exp(largest[head] - larger) + tl.sum(tl.exp(mixed[head] - larger[:, None]), 1),)
@@ -145,7 +146,7 @@ def row_statistics(
         total = new_total
     rows = ()
     inverse = ()
-    for head in tl.static_range(HEADS):
+    for head in tl.static_range(GROUP):
         rows = rows + (largest[head][:, None],)
         inverse = inverse + ((1.0 / total[head])[:, None],)
     return rows, inverse
@@ -165,7 +166,7 @@ def talking_heads_fwd_kernel(
     q_ptr = qkv_ptr + image * stride_b
     k_ptr = q_ptr + CHANNELS
     v_ptr = k_ptr + CHANNELS
-    largest, inverse = row_statistics(q_ptr, k_ptr, query, stride_n, pre_ptr, tokens, scale, HEADS, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION)
+    largest, inverse = row_statistics(q_ptr, k_ptr, query, stride_n, pre_ptr, tokens, scale, HEADS, HEADS, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION)
     out = ()
     for _ in tl.static_range(HEADS):
         out = out + (tl.zeros([BLOCK_M, BLOCK_D], tl.float32),)
@@ -173,7 +174,7 @@ def talking_heads_fwd_kernel(
         zero = start // tokens
         key = start + tl.arange(0, BLOCK_N)
         scores = products(q_ptr, query + zero, stride_n, k_ptr, key, stride_n, tokens, scale, HEADS, HEAD_DIM, BLOCK_D, PRECISION)
-        p = probabilities(pre_ptr + zero, scores, (key < tokens)[None, :], largest, inverse, HEADS)
+        p = probabilities(pre_ptr + zero, scores, (key < tokens)[None, :], largest, inverse, HEADS, HEADS)
         sums = ()
         for head in tl.static_range(HEADS):
             weights = value_weights(post_ptr + zero, post_bias_ptr + zero, p, head, HEADS, POST_BIAS)
@@ -194,68 +195,77 @@ def talking_heads_fwd_kernel(
 def talking_heads_bwd_row_kernel(
     qkv_ptr, grad_ptr, pre_ptr, post_ptr, statistics_ptr, sums_ptr,
     batch, tokens, stride_b, stride_n, grad_stride_b, grad_stride_n, scale, seed, keep_threshold, keep_factor,
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    GROUP: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Statistics [3, batch, HEADS, tokens]: maximum, 1 / sum, delta. Sums of a program: [HEADS, HEADS] of post_weight, [HEADS] of its bias."""
+    """Statistics [3, batch, HEADS, tokens]: maximum, 1 / sum, delta. Program = (image, tile, group of heads), the last fastest.
+
+    Its sums: [HEADS, GROUP] of post_weight, [HEADS] of its bias.
+    """
     CHANNELS: tl.constexpr = HEADS * HEAD_DIM
     tiles = tl.cdiv(tokens, BLOCK_M)
-    image = (tl.program_id(0) // tiles).to(tl.int64)
-    query = tl.program_id(0) % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    first = tl.program_id(0) % (HEADS // GROUP) * GROUP
+    tile = tl.program_id(0) // (HEADS // GROUP)
+    image = (tile // tiles).to(tl.int64)
+    query = tile % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
     q_ptr = qkv_ptr + image * stride_b
     k_ptr = q_ptr + CHANNELS
     v_ptr = k_ptr + CHANNELS
     grad_ptr += image * grad_stride_b
-    largest, inverse = row_statistics(q_ptr, k_ptr, query, stride_n, pre_ptr, tokens, scale, HEADS, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION)
+    largest, inverse = row_statistics(
+        q_ptr, k_ptr, query, stride_n, pre_ptr + first * HEADS, tokens, scale, GROUP, HEADS, HEAD_DIM, BLOCK_M, BLOCK_N, BLOCK_D, PRECISION
+    )
     delta = ()
     d_bias = ()
-    for _ in tl.static_range(HEADS):
+    for _ in tl.static_range(GROUP):
         delta = delta + (tl.zeros([BLOCK_M, BLOCK_N // 2], tl.float32),)
+    for _ in tl.static_range(HEADS):
         d_bias = d_bias + (tl.zeros([BLOCK_M // 2, BLOCK_N // 2], tl.float32),)
     d_post = ()
-    for _ in tl.static_range(HEADS * HEADS):
+    for _ in tl.static_range(HEADS * GROUP):
         d_post = d_post + (tl.zeros([BLOCK_M // 2, BLOCK_N // 2], tl.float32),)
     for start in tl.range(0, tokens, BLOCK_N, num_stages=1):
         zero = start // tokens
         key = start + tl.arange(0, BLOCK_N)
         scores = products(q_ptr, query + zero, stride_n, k_ptr, key, stride_n, tokens, scale, HEADS, HEAD_DIM, BLOCK_D, PRECISION)
-        p = probabilities(pre_ptr + zero, scores, (key < tokens)[None, :], largest, inverse, HEADS)
+        p = probabilities(pre_ptr + zero + first * HEADS, scores, (key < tokens)[None, :], largest, inverse, GROUP, HEADS)
         grads = products(grad_ptr, query + zero, grad_stride_n, v_ptr, key, stride_n, tokens, 1.0, HEADS, HEAD_DIM, BLOCK_D, PRECISION)
         grads = dropped(grads, seed, image, query[:, None], key[None, :], tokens, keep_threshold, keep_factor, HEADS, DROPOUT)
         new_delta = ()
         new_bias = ()
         new_post = ()
-        for head in tl.static_range(HEADS):
-            product = p[head] * mixed_head(post_ptr + zero, grads, head, HEADS, True)
+        for head in tl.static_range(GROUP):
+            product = p[head] * mixed_head(post_ptr + zero + first, grads, head, HEADS, True)
             new_delta = new_delta + (delta[head] + tl.sum(tl.reshape(product, [BLOCK_M, BLOCK_N // 2, 2]), 2),)
+        for head in tl.static_range(HEADS):
             new_bias = new_bias + (d_bias[head] + own_sum(grads[head], BLOCK_M, BLOCK_N),)
-            for other in tl.static_range(HEADS):
-                new_post = new_post + (d_post[head * HEADS + other] + own_sum(grads[head] * p[other], BLOCK_M, BLOCK_N),)
+            for other in tl.static_range(GROUP):
+                new_post = new_post + (d_post[head * GROUP + other] + own_sum(grads[head] * p[other], BLOCK_M, BLOCK_N),)
         delta = new_delta
         d_bias = new_bias
         d_post = new_post
-    for head in tl.static_range(HEADS):
-        row_ptr = statistics_ptr + (image * HEADS + head) * tokens + query
+    for head in tl.static_range(GROUP):
+        row_ptr = statistics_ptr + (image * HEADS + first + head) * tokens + query
         step = batch.to(tl.int64) * HEADS * tokens
         tl.store(row_ptr, tl.reshape(largest[head], [BLOCK_M]), mask=query < tokens)
         tl.store(row_ptr + step, tl.reshape(inverse[head], [BLOCK_M]), mask=query < tokens)
         tl.store(row_ptr + 2 * step, tl.sum(delta[head], 1), mask=query < tokens)
-    sums_ptr += tl.program_id(0).to(tl.int64) * (HEADS * HEADS + HEADS)
-    for pair in tl.static_range(HEADS * HEADS):
+    sums_ptr += tl.program_id(0).to(tl.int64) * (HEADS * GROUP + HEADS)
+    for pair in tl.static_range(HEADS * GROUP):
         tl.store(sums_ptr + pair, tl.sum(tl.sum(d_post[pair], 1), 0))
     for head in tl.static_range(HEADS):
-        tl.store(sums_ptr + HEADS * HEADS + head, tl.sum(tl.sum(d_bias[head], 1), 0))
+        tl.store(sums_ptr + HEADS * GROUP + head, tl.sum(tl.sum(d_bias[head], 1), 0))
 
 
 @triton.jit
-def load_statistics(statistics_ptr, image, batch, row, tokens, HEADS: tl.constexpr, COLUMNS: tl.constexpr):
-    """What the row kernel left: maximum, 1 / sum (0 beyond the last row) and delta of each head, along one side of a tile."""
+def load_statistics(statistics_ptr, image, batch, first, row, tokens, GROUP: tl.constexpr, HEADS: tl.constexpr, COLUMNS: tl.constexpr):
+    """What the row kernel left: maximum, 1 / sum (0 beyond the last row) and delta of GROUP heads, along one side of a tile."""
     largest = ()
     inverse = ()
     delta = ()
     step = batch.to(tl.int64) * HEADS * tokens
-    for head in tl.static_range(HEADS):
-        row_ptr = statistics_ptr + (image * HEADS + head) * tokens + row
+    for head in tl.static_range(GROUP):
+        row_ptr = statistics_ptr + (image * HEADS + first + head) * tokens + row
         values = tl.load(row_ptr, row < tokens, 0.0), tl.load(row_ptr + step, row < tokens, 0.0), tl.load(row_ptr + 2 * step, row < tokens, 0.0)
         if COLUMNS:
             largest = largest + (values[0][None, :],)
@@ -285,8 +295,6 @@ def talking_heads_bwd_product_kernel(
     k_ptr = q_ptr + CHANNELS
     v_ptr = k_ptr + CHANNELS
     grad_ptr += image * grad_stride_b
-    if not KEYS:
-        largest, inverse, delta = load_statistics(statistics_ptr, image, batch, own, tokens, HEADS, False)
     sums = ()
     for _ in tl.static_range(HEADS):
         sums = sums + (tl.zeros([BLOCK_M, BLOCK_D], tl.float32),)
@@ -294,17 +302,18 @@ def talking_heads_bwd_product_kernel(
         zero = start // tokens
         other = start + tl.arange(0, BLOCK_N)
         if KEYS:
-            largest, inverse, delta = load_statistics(statistics_ptr, image, batch, other, tokens, HEADS, True)
+            largest, inverse, delta = load_statistics(statistics_ptr, image, batch, 0, other, tokens, HEADS, HEADS, True)
             scores = products(k_ptr, own + zero, stride_n, q_ptr, other, stride_n, tokens, scale, HEADS, HEAD_DIM, BLOCK_D, PRECISION)
-            p = probabilities(pre_ptr + zero, scores, (own < tokens)[:, None], largest, inverse, HEADS)
+            p = probabilities(pre_ptr + zero, scores, (own < tokens)[:, None], largest, inverse, HEADS, HEADS)
             grads = products(v_ptr, own + zero, stride_n, grad_ptr, other, grad_stride_n, tokens, 1.0, HEADS, HEAD_DIM, BLOCK_D, PRECISION)
             grads = dropped(grads, seed, image, other[None, :], own[:, None], tokens, keep_threshold, keep_factor, HEADS, DROPOUT)
         else:
+            largest, inverse, delta = load_statistics(statistics_ptr, image, batch, 0, own + zero, tokens, HEADS, HEADS, False)
             scores = products(q_ptr, own + zero, stride_n, k_ptr, other, stride_n, tokens, scale, HEADS, HEAD_DIM, BLOCK_D, PRECISION)
-            p = probabilities(pre_ptr + zero, scores, (other < tokens)[None, :], largest, inverse, HEADS)
+            p = probabilities(pre_ptr + zero, scores, (other < tokens)[None, :], largest, inverse, HEADS, HEADS)
             grads = products(grad_ptr, own + zero, grad_stride_n, v_ptr, other, stride_n, tokens, 1.0, HEADS, HEAD_DIM, BLOCK_D, PRECISION)
             grads = dropped(grads, seed, image, own[:, None], other[None, :], tokens, keep_threshold, keep_factor, HEADS, DROPOUT)
-        d_mixed = gradients_of_mixed(p, post_ptr + zero, grads, delta, HEADS)
+        d_mixed = gradients_of_mixed(p, post_ptr + zero, grads, delta, HEADS, HEADS)
         new_sums = ()
         for head in tl.static_range(HEADS):
             d_scores = mixed_head(pre_ptr + zero, d_mixed, head, HEADS, True)
@@ -322,37 +331,39 @@ def talking_heads_bwd_product_kernel(
 def talking_heads_bwd_mixing_kernel(
     qkv_ptr, grad_ptr, pre_ptr, post_ptr, statistics_ptr, sums_ptr,
     batch, tokens, stride_b, stride_n, grad_stride_b, grad_stride_n, scale, seed, keep_threshold, keep_factor,
-    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    GROUP: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Sums of a program: [HEADS, HEADS] of pre_weight."""
+    """Program = (image, tile, group of heads), the last fastest. Its sums: [GROUP, HEADS] of pre_weight."""
     CHANNELS: tl.constexpr = HEADS * HEAD_DIM
     tiles = tl.cdiv(tokens, BLOCK_M)
-    image = (tl.program_id(0) // tiles).to(tl.int64)
-    query = tl.program_id(0) % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    first = tl.program_id(0) % (HEADS // GROUP) * GROUP
+    tile = tl.program_id(0) // (HEADS // GROUP)
+    image = (tile // tiles).to(tl.int64)
+    query = tile % tiles * BLOCK_M + tl.arange(0, BLOCK_M)
     q_ptr = qkv_ptr + image * stride_b
     k_ptr = q_ptr + CHANNELS
     v_ptr = k_ptr + CHANNELS
     grad_ptr += image * grad_stride_b
     sums = ()
-    for _ in tl.static_range(HEADS * HEADS):
+    for _ in tl.static_range(GROUP * HEADS):
         sums = sums + (tl.zeros([BLOCK_M // 2, BLOCK_N // 2], tl.float32),)
     for start in tl.range(0, tokens, BLOCK_N, num_stages=1):
         zero = start // tokens
         key = start + tl.arange(0, BLOCK_N)
-        largest, inverse, delta = load_statistics(statistics_ptr, image, batch, query + zero, tokens, HEADS, False)
+        largest, inverse, delta = load_statistics(statistics_ptr, image, batch, first, query + zero, tokens, GROUP, HEADS, False)
         scores = products(q_ptr, query + zero, stride_n, k_ptr, key, stride_n, tokens, scale, HEADS, HEAD_DIM, BLOCK_D, PRECISION)
-        p = probabilities(pre_ptr + zero, scores, (key < tokens)[None, :], largest, inverse, HEADS)
+        p = probabilities(pre_ptr + zero + first * HEADS, scores, (key < tokens)[None, :], largest, inverse, GROUP, HEADS)
         grads = products(grad_ptr, query + zero, grad_stride_n, v_ptr, key, stride_n, tokens, 1.0, HEADS, HEAD_DIM, BLOCK_D, PRECISION)
         grads = dropped(grads, seed, image, query[:, None], key[None, :], tokens, keep_threshold, keep_factor, HEADS, DROPOUT)
-        d_mixed = gradients_of_mixed(p, post_ptr + zero, grads, delta, HEADS)
+        d_mixed = gradients_of_mixed(p, post_ptr + zero + first, grads, delta, GROUP, HEADS)
         new_sums = ()
-        for head in tl.static_range(HEADS):
+        for head in tl.static_range(GROUP):
             for other in tl.static_range(HEADS):
                 new_sums = new_sums + (sums[head * HEADS + other] + own_sum(d_mixed[head] * scores[other], BLOCK_M, BLOCK_N),)
         sums = new_sums
-    sums_ptr += tl.program_id(0).to(tl.int64) * (HEADS * HEADS)
-    for pair in tl.static_range(HEADS * HEADS):
+    sums_ptr += tl.program_id(0).to(tl.int64) * (GROUP * HEADS)
+    for pair in tl.static_range(GROUP * HEADS):
         tl.store(sums_ptr + pair, tl.sum(tl.sum(sums[pair], 1), 0))
 
 
@@ -378,9 +389,9 @@ def talking_heads_bwd_value_kernel(
     for start in tl.range(0, tokens, BLOCK_N, num_stages=1):
         zero = start // tokens
         query = start + tl.arange(0, BLOCK_N)
-        largest, inverse, delta = load_statistics(statistics_ptr, image, batch, query, tokens, HEADS, True)
+        largest, inverse, delta = load_statistics(statistics_ptr, image, batch, 0, query, tokens, HEADS, HEADS, True)
         scores = products(k_ptr, key + zero, stride_n, q_ptr, query, stride_n, tokens, scale, HEADS, HEAD_DIM, BLOCK_D, PRECISION)
-        p = probabilities(pre_ptr + zero, scores, (key < tokens)[:, None], largest, inverse, HEADS)
+        p = probabilities(pre_ptr + zero, scores, (key < tokens)[:, None], largest, inverse, HEADS, HEADS)
         new_sums = ()
         for head in tl.static_range(HEADS):
             weights = value_weights(post_ptr + zero, post_bias_ptr + zero, p, head, HEADS, POST_BIAS)

@@ -15,8 +15,6 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_HEADS, _LARGEST_HEAD = 16, 128
 # Rows of a program: what leaves all heads' accumulators in registers. Columns of a tile: eight for each of four warps.
 _ROWS, _COLUMNS, _WARPS = 16, 32, 4
-# Heads whose mixing weights' gradients one program sums up, at most
-_LARGEST_GROUP = 4
 
 
 def why_not(phase: str, call: Call) -> str | None:
@@ -61,7 +59,8 @@ def backward(call: Call, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     new = functools.partial(torch.empty, device=qkv.device)
     d_qkv = new(qkv.shape, dtype=qkv.dtype)
     # the sums of each program, added below in a fixed order; a number added to all scores of a row changes no probability
-    group = max(size for size in range(1, _LARGEST_GROUP + 1) if heads % size == 0)
+    # heads whose mixing weights' gradients one program sums up: more would spill
+    group = heads if heads <= 4 else 2 if heads % 2 == 0 else 1
     groups = heads // group
     d_post, d_pre = new(programs, groups, heads * group + heads), new(programs, heads, heads)
     if batch:

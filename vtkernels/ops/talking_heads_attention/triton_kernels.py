@@ -302,14 +302,14 @@ def talking_heads_bwd_product_kernel(
         zero = start // tokens
         other = start + tl.arange(0, BLOCK_N)
         if KEYS:
-            largest, inverse, delta = load_statistics(statistics_ptr, image, batch, 0, other, tokens, HEADS, HEADS, True)
             scores = products(k_ptr, own + zero, stride_n, q_ptr, other, stride_n, tokens, scale, HEADS, HEAD_DIM, BLOCK_D, PRECISION)
+            largest, inverse, delta = load_statistics(statistics_ptr, image, batch, 0, other, tokens, HEADS, HEADS, True)
             p = probabilities(pre_ptr + zero, scores, (own < tokens)[:, None], largest, inverse, HEADS, HEADS)
             grads = products(v_ptr, own + zero, stride_n, grad_ptr, other, grad_stride_n, tokens, 1.0, HEADS, HEAD_DIM, BLOCK_D, PRECISION)
             grads = dropped(grads, seed, image, other[None, :], own[:, None], tokens, keep_threshold, keep_factor, HEADS, DROPOUT)
         else:
-            largest, inverse, delta = load_statistics(statistics_ptr, image, batch, 0, own + zero, tokens, HEADS, HEADS, False)
             scores = products(q_ptr, own + zero, stride_n, k_ptr, other, stride_n, tokens, scale, HEADS, HEAD_DIM, BLOCK_D, PRECISION)
+            largest, inverse, delta = load_statistics(statistics_ptr, image, batch, 0, own + zero, tokens, HEADS, HEADS, False)
             p = probabilities(pre_ptr + zero, scores, (other < tokens)[None, :], largest, inverse, HEADS, HEADS)
             grads = products(grad_ptr, own + zero, grad_stride_n, v_ptr, other, stride_n, tokens, 1.0, HEADS, HEAD_DIM, BLOCK_D, PRECISION)
             grads = dropped(grads, seed, image, own[:, None], other[None, :], tokens, keep_threshold, keep_factor, HEADS, DROPOUT)
@@ -351,8 +351,8 @@ def talking_heads_bwd_mixing_kernel(
     for start in tl.range(0, tokens, BLOCK_N, num_stages=1):
         zero = start // tokens
         key = start + tl.arange(0, BLOCK_N)
-        largest, inverse, delta = load_statistics(statistics_ptr, image, batch, first, query + zero, tokens, GROUP, HEADS, False)
         scores = products(q_ptr, query + zero, stride_n, k_ptr, key, stride_n, tokens, scale, HEADS, HEAD_DIM, BLOCK_D, PRECISION)
+        largest, inverse, delta = load_statistics(statistics_ptr, image, batch, first, query + zero, tokens, GROUP, HEADS, False)
         p = probabilities(pre_ptr + zero + first * HEADS, scores, (key < tokens)[None, :], largest, inverse, GROUP, HEADS)
         grads = products(grad_ptr, query + zero, grad_stride_n, v_ptr, key, stride_n, tokens, 1.0, HEADS, HEAD_DIM, BLOCK_D, PRECISION)
         grads = dropped(grads, seed, image, query[:, None], key[None, :], tokens, keep_threshold, keep_factor, HEADS, DROPOUT)
@@ -389,8 +389,8 @@ def talking_heads_bwd_value_kernel(
     for start in tl.range(0, tokens, BLOCK_N, num_stages=1):
         zero = start // tokens
         query = start + tl.arange(0, BLOCK_N)
-        largest, inverse, delta = load_statistics(statistics_ptr, image, batch, 0, query, tokens, HEADS, HEADS, True)
         scores = products(k_ptr, key + zero, stride_n, q_ptr, query, stride_n, tokens, scale, HEADS, HEAD_DIM, BLOCK_D, PRECISION)
+        largest, inverse, delta = load_statistics(statistics_ptr, image, batch, 0, query, tokens, HEADS, HEADS, True)
         p = probabilities(pre_ptr + zero, scores, (key < tokens)[:, None], largest, inverse, HEADS, HEADS)
         new_sums = ()
         for head in tl.static_range(HEADS):

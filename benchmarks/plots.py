@@ -47,6 +47,7 @@ STYLES = {
     "class_attention": Style("class attention, projections included", TITLES, ("over_module", "over timm's module"), _tokens_label),
     "window_attention": Style("window attention", TITLES, ("over_eager", "over eager PyTorch"), _attention_label),
     "drloc_pairs": Style("DRLOC pairs", TITLES, ("over_published", "over the published algorithm"), _pairs_label),
+    "talking_heads_attention": Style("talking-heads attention", TITLES, ("over_eager", "over timm's eager lines"), lambda row: row["name"].replace("/", "\n")),
     "sam": Style(
         "SAM step",
         {"sgd": "SAM + SGD with momentum", "adamw": "SAM + AdamW"},

@@ -8,6 +8,7 @@ from vtkernels.ops.class_attention import class_attention, pooled_attention
 from vtkernels.ops.drloc_pairs import drloc_pairs
 from vtkernels.ops.jsd import augmix_loss, jsd_consistency
 from vtkernels.ops.sam import adamw_step_, sam_perturb_, sam_restore_, sam_square_sum, sgd_step_
+from vtkernels.ops.talking_heads_attention import talking_heads_attention
 from vtkernels.ops.window_attention import window_attention
 from vtkernels.version import __version__
 
@@ -28,6 +29,7 @@ __all__ = [
     "sam_restore_",
     "sam_square_sum",
     "sgd_step_",
+    "talking_heads_attention",
     "window_attention",
 ]
 

@@ -16,6 +16,8 @@ from vtkernels.ops.jsd import triton as jsd
 from vtkernels.ops.jsd.common import Call as JsdCall
 from vtkernels.ops.sam import triton as sam
 from vtkernels.ops.sam.common import AdamWStep, Perturb, Restore, SgdStep
+from vtkernels.ops.talking_heads_attention import triton as talking_heads
+from vtkernels.ops.talking_heads_attention.common import Call as TalkingHeadsCall
 from vtkernels.ops.window_attention import triton as backend
 from vtkernels.ops.window_attention.common import Call
 
@@ -30,6 +32,8 @@ class Case:
     quick: bool
     strict: bool  # no spills in the loop, tensor cores, 16-byte accesses: the bar of small windows at head dimension 32
     products: bool = True  # whether there is anything to multiply on tensor cores
+    wide_rows: bool = True  # whether they can be the newest ones, which want 64 rows
+    stores_rows: bool = True  # or only sums
 
 
 def cases() -> Iterator[Case]:
@@ -38,6 +42,7 @@ def cases() -> Iterator[Case]:
     yield from _jsd()
     yield from _drloc_pairs()
     yield from _class_attention()
+    yield from _talking_heads()
 
 
 def _window_attention() -> Iterator[Case]:
@@ -109,6 +114,29 @@ def _of(name: str, arch: int, call: Call, strict: bool, quick: bool = False) -> 
         kernel = build.kernel.__name__.removeprefix("_").removeprefix("window_attention_").removesuffix("_kernel")
         if kernel != "fold_bias":
             yield Case(f"{kernel} {name} sm_{arch}", arch, build, quick, strict)
+
+
+def _talking_heads() -> Iterator[Case]:
+    for heads, dtype in ((4, torch.bfloat16), (4, torch.float16), (4, torch.float32), (8, torch.bfloat16)):
+        for arch in ARCHITECTURES:
+            for build in talking_heads_launches(heads, dtype):
+                kernel = build.kernel.__name__.removesuffix("_kernel") + "_keys" * build.arguments.get("KEYS", False)
+                name = f"{kernel} {str(dtype).removeprefix('torch.')} h{heads} d48 sm_{arch}"
+                # eight heads' accumulators beside all heads' scores are as much as there is room for, give or take a register
+                strict = dtype != torch.float32 and (heads == 4 or "fwd" not in kernel and "product" not in kernel)
+                sums_only = "row" in kernel or "mixing" in kernel
+                yield Case(name, arch, build, heads == 4 and dtype == torch.bfloat16, strict, wide_rows=False, stores_rows=not sums_only)
+
+
+def talking_heads_launches(heads: int, dtype: torch.dtype, batch: int = 128, tokens: int = 196, head_dim: int = 48) -> list[aot.Build]:
+    """The kernels of one training step of a CaiT block at 224, on tensors without memory."""
+
+    def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    parameters = new(heads, heads), new(heads), new(heads, heads), new(heads)
+    call = TalkingHeadsCall(new(batch, tokens, 3 * heads * head_dim, dtype=dtype), *parameters, heads, head_dim**-0.5, 0.0, 0)
+    return aot.builds(lambda: talking_heads.backward(call, torch.empty_like(talking_heads.forward(call))))
 
 
 def _sam() -> Iterator[Case]:

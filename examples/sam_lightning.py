@@ -17,7 +17,7 @@ import vtkernels as vt
 
 
 class SAMMixin:
-    """Put it before LightningModule, and let `configure_optimizers` return a `vt.optim.SAM`.
+    """Put it before LightningModule, and let `configure_optimizers` return a `vt.optim.SAM(..., amp_scaling=False)`.
 
     Works with every precision, accumulate_grad_batches, gradient_clip_val and DDP. What `training_step` logs is logged in both
     passes: of a value of a step, that of pass two remains.
@@ -42,8 +42,6 @@ class SAMMixin:
                     pass_two()
             return loss
 
-        # else Lightning refuses to clip under mixed precision
-        sam._step_supports_amp_scaling = False
         super().optimizer_step(epoch, batch_idx, optimizer, pass_two if scaler is None else pass_two_before_scaler)
         self._micro_batches.clear()
 
@@ -68,7 +66,7 @@ class Digits(SAMMixin, lightning.LightningModule):
         return loss
 
     def configure_optimizers(self) -> dict[str, Any]:
-        sam = vt.optim.SAM(self.parameters(), torch.optim.AdamW, rho=self.hparams.rho, lr=self.hparams.lr, model=self.net)
+        sam = vt.optim.SAM(self.parameters(), torch.optim.AdamW, rho=self.hparams.rho, lr=self.hparams.lr, model=self.net, amp_scaling=False)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sam, T_max=int(self.trainer.estimated_stepping_batches))
         return {"optimizer": sam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -275,6 +275,22 @@ def test_parameters_unused_in_a_pass(rank, sync, base, taken):
 
 
 @on_two_processes
+def test_plain_steps_of_a_warm_up_are_exchanged(rank):
+    parallel = Parallel(rank, "local")
+    parallel.sam.enabled = False
+    for _ in range(2):
+        parallel.backward()
+        parallel.sam.step()
+        parallel.sam.zero_grad()
+        parallel.assert_equal_on_all()
+    assert parallel.exchanges == 2
+    parallel.sam.enabled = True
+    parallel.step()
+    assert parallel.exchanges == 3, "pass two alone"
+    parallel.assert_equal_on_all()
+
+
+@on_two_processes
 def test_static_graph(rank):
     with pytest.raises(ValueError, match="sync must be global with static_graph=True"):
         Parallel(rank, "local", static_graph=True)

@@ -96,7 +96,7 @@ def test_lightning(pieces, clip, precision):
 
     class Constant(module.Digits):
         def configure_optimizers(self):
-            return vt.optim.SAM(self.parameters(), torch.optim.AdamW, rho=self.hparams.rho, lr=RATE, weight_decay=0.0)
+            return vt.optim.SAM(self.parameters(), torch.optim.AdamW, rho=self.hparams.rho, lr=RATE, weight_decay=0.0, amp_scaling=False)
 
     digits = Constant(rho=RADIUS)
     start, expected, plain = (copy.deepcopy(digits.net) for _ in range(3))

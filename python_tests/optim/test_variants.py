@@ -101,9 +101,16 @@ def test_gsam_without_alpha_is_sam_to_the_bit():
 def test_gsam_radius():
     groups = [{"params": [nn.Parameter(torch.ones(1))]}, {"params": [nn.Parameter(torch.ones(1))], "lr": 0.2}]
     gsam = GSAM(groups, torch.optim.SGD, rho_max=0.6, rho_min=0.1, lr=1.0)
-    for factor, expected in ((1.0, 0.6), (0.505, 0.35), (0.01, 0.1), (0.0, 0.1 - 0.5 * 0.01 / 0.99)):
+    for factor, expected in ((1.0, 0.6), (0.505, 0.35), (0.01, 0.1), (0.0, 0.1), (2.0, 0.6)):
         gsam.param_groups[0]["lr"], gsam.param_groups[1]["lr"] = factor, 0.2 * factor
         assert [gsam.rho_of(group) for group in gsam.param_groups] == pytest.approx([expected] * 2)
+    peak = GSAM([nn.Parameter(torch.ones(1))], torch.optim.SGD, lr=0.1, momentum=0.9)
+    schedule, radii = torch.optim.lr_scheduler.OneCycleLR(peak, max_lr=1.0, total_steps=11, pct_start=0.3), []
+    for _ in range(10):
+        radii.append(peak.rho_of(peak.param_groups[0]))
+        peak._opt_called = True
+        schedule.step()
+    assert max(radii) == pytest.approx(0.6, abs=0.02) and radii[0] < 0.2 and min(radii) >= 0.1
     given = GSAM([nn.Parameter(torch.ones(1))], torch.optim.SGD, rho_max=0.6, rho_min=0.0, lr_max=2.0, lr_min=1.0, lr=1.5)
     assert given.rho_of(given.param_groups[0]) == pytest.approx(0.3)
     given.param_groups[0]["lr"] = 0.5
@@ -237,12 +244,19 @@ def test_a_state_dict_shares_nothing_after_loading(kind, options):
     sams = [kind(task.params, **options, **SGD) for task in (first, second)]
     train(sams[0], first, range(2))
     held = copy.deepcopy(sams[0].state_dict())
-    names = {name for state in held["state"].values() for name in state}
-    assert names - {"momentum_buffer"} == {getattr(kind, "memory_name", None)} - {None}
+    assert {name for state in held["state"].values() for name in state} == {"momentum_buffer"}
+    assert held.keys() - {"state", "param_groups"} == {getattr(kind, "memory_name", None)} - {None}
     sams[1].load_state_dict(copy.deepcopy(held))
     train(sams[1], second, range(2, 4))
     for i, state in sams[0].state_dict()["state"].items():
         assert all(bits(value) == bits(held["state"][i][name]) for name, value in state.items())
+    if memory := getattr(kind, "memory_name", None):
+        assert all(bits(value) == bits(held[memory][i]) for i, value in sams[0].state_dict()[memory].items())
+    # the plain optimizer reads it, and makes a step with it
+    plain = SGD["base_optimizer"](first.params, lr=0.1, momentum=0.9)
+    plain.load_state_dict(held)
+    first.loss(0).backward()
+    plain.step()
 
 
 @every_variant

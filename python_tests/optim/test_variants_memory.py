@@ -44,7 +44,7 @@ def test_what_looksam_remembers_is_across_the_gradient():
     g = torch.cat([param.grad.flatten() for param in task.params])
     with looksam.perturbed():
         task.loss(0).backward()
-    v = torch.cat([looksam.state_dict()["state"][i]["look_sam"].flatten() for i in range(len(task.params))])
+    v = torch.cat([looksam.state_dict()["look_sam"][i].flatten() for i in range(len(task.params))])
     assert v.norm() > 0.01 * g.norm()
     assert abs(v @ g) < 1e-13 * g.norm() ** 2
 
@@ -90,7 +90,7 @@ def test_friendly_formula(sigma, lmbda, way):
     friendly = FriendlySAM(task.params, sigma=sigma, lmbda=lmbda, **SGD)
     train(friendly, task, range(6), way)
     assert_close(task, w)
-    remembered = torch.cat([friendly.state_dict()["state"][i]["friendly_sam"].flatten() for i in range(len(task.params))])
+    remembered = torch.cat([friendly.state_dict()["friendly_sam"][i].flatten() for i in range(len(task.params))])
     torch.testing.assert_close(remembered, m, rtol=1e-10, atol=1e-12)
 
 

@@ -66,7 +66,7 @@ class ESAM(SAM):
             The mean loss of pass one.
         """
         if closure is None:
-            return super().step()
+            return self._rest_of_step()
         if getattr(self, "found_inf", None) is not None:
             raise RuntimeError("ESAM: GradScaler.step must come without a closure, got one; call sam.both_passes(losses, backward), then scaler.step(sam)")
         loss = self.both_passes(closure)

@@ -16,7 +16,7 @@ class GSAM(MixingSAM):
 
     With g of pass one and g_p of pass two, the base step sees g_p - alpha * (g - <g, g_p> / |g_p|^2 * g_p), which leaves the part
     along g_p as it is. The radius follows the learning rate of its group:
-    rho = rho_min + (rho_max - rho_min) * (lr - lr_min) / (lr_max - lr_min).
+    rho = rho_min + (rho_max - rho_min) * (lr - lr_min) / (lr_max - lr_min), never outside rho_min and rho_max.
     Costs two passes, and one copy of the gradients beside SAM's copy of the parameters (none with alpha = 0).
 
     With a GradScaler use `with sam.perturbed(): ...`: at the end of the block both gradients still have the same scale and are mixed;
@@ -28,7 +28,7 @@ class GSAM(MixingSAM):
         rho_max: radius at lr_max.
         rho_min: radius at lr_min.
         alpha: how much of the part across is subtracted; 0 with rho_min = rho_max is SAM.
-        lr_max: the largest learning rate; None: the one that a group begins with, before any scheduler.
+        lr_max: the largest learning rate; None: the one that a group begins with, before any scheduler, or the max_lr of OneCycleLR.
         lr_min: the smallest one; None: 0.01 * lr_max.
         minimize_fp: False: g + alpha * (g_p - <g_p, g> / |g|^2 * g), which follows the loss itself.
         options: those of `SAM` and of the base optimizer.
@@ -75,9 +75,13 @@ class GSAM(MixingSAM):
     def rho_of(self, group: dict[str, Any]) -> float:
         """The radius at the group's learning rate of now."""
         low, high = group["lr_min"], group["lr_max"]
+        peak = group.get("max_lr")
+        if self._lr_range[0] is None and peak is not None and peak > high:
+            # OneCycleLR notes it, and begins far below
+            low, high = (0.01 * peak if self._lr_range[1] is None else low), peak
         progress = (float(group["lr"]) - low) / (high - low) if high != low else 1.0
         # a warm-up may begin below lr_min
-        return max(0.0, self.rho_min + (self.rho_max - self.rho_min) * progress)
+        return self.rho_min + (self.rho_max - self.rho_min) * min(max(progress, 0.0), 1.0)
 
     def _note_lr(self, group: dict[str, Any]) -> None:
         lr_max, lr_min = self._lr_range

@@ -45,7 +45,7 @@ class LookSAM(MixingSAM, RememberingSAM):
 
     def _before_base_step(self) -> None:
         super()._before_base_step()
-        if not self.two_passes_wanted:
+        if self.enabled and not self.two_passes_wanted:
             self._reuse([param for param in self._all_params() if param.grad is not None])
 
     def _mix(self, params: list[Tensor], first: list[Tensor], second: list[Tensor]) -> None:

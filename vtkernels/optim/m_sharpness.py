@@ -45,7 +45,7 @@ def m_sharpness_passes(sam: SAM, closures: Sequence[Callable[[], Any]]) -> list[
             with torch.no_grad():
                 _collect(sums, {param: param.grad for param in params if param.grad is not None})
     except BaseException:
-        sam._give_up()
+        sam.give_up()
         sam.zero_grad()
         raise
     with torch.no_grad():

@@ -51,7 +51,7 @@ class MixingSAM(SAM):
 
 
 class RememberingSAM(SAM):
-    """SAM with one vector that lives from step to step and is part of the `state_dict`, as `memory_name` of each parameter."""
+    """SAM with one vector that lives from step to step. `state_dict` has it under `memory_name`, beside the base optimizer's own state."""
 
     memory_name = ""
     _copied = (*SAM._copied, "_memory")
@@ -68,24 +68,16 @@ class RememberingSAM(SAM):
         return [self._memory[param] for param in params]
 
     def state_dict(self) -> dict[str, Any]:
-        # not held in the base optimizer's state: some set theirs up only where a parameter has none of any name
-        packed = super().state_dict()
-        state = dict(packed["state"])
-        for i, param in enumerate(self._all_params()):
-            if param in self._memory:
-                state[i] = {**state.get(i, {}), self.memory_name: self._memory[param]}
-        return {**packed, "state": state}
+        # not in the base optimizer's state: most set theirs up only where a parameter has none of any name
+        vectors_held = {i: self._memory[param] for i, param in enumerate(self._all_params()) if param in self._memory}
+        return {**super().state_dict(), self.memory_name: vectors_held}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        held = dict(state_dict["state"])
-        vectors_held = {i: state[self.memory_name] for i, state in held.items() if self.memory_name in state}
-        for i in vectors_held:
-            held[i] = {name: value for name, value in held[i].items() if name != self.memory_name}
-        super().load_state_dict({**state_dict, "state": held})
+        super().load_state_dict(state_dict)
         params = self._all_params()
         self._memory = {}
         with torch.no_grad():
-            for i, vector in vectors_held.items():
+            for i, vector in state_dict.get(self.memory_name, {}).items():
                 self._memory[params[i]] = torch.zeros_like(params[i], requires_grad=False).copy_(vector)
 
     def _all_params(self) -> list[Tensor]:

@@ -1,7 +1,9 @@
 """Sharpness-aware minimisation around any optimizer, with the signature of davda54/sam."""
 
 import contextlib
+import numbers
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -64,13 +66,13 @@ class SAM(torch.optim.Optimizer):
         batchnorm: the pass that updates running statistics: first (the default, with a model), second or both.
         same_rng: both passes draw the same dropout and drop path masks.
         backend: of the ops: auto, cuda, triton, cpu or reference.
+        amp_scaling: a GradScaler hands over its scale, and what is lost is skipped on the device. False: the scaler unscales by itself, waits to
+            see whether a gradient is finite, and leaves out the step if not; Lightning clips under mixed precision only so.
         kwargs: for the base optimizer: lr, weight_decay, ...
     """
 
-    # GradScaler then tells its scale and what it found on the device, and always calls step
-    _step_supports_amp_scaling = True
     # what a copy has of it
-    _copied: tuple[str, ...] = ("base_optimizer", "defaults", "perturb_eps", "every", "backend")
+    _copied: tuple[str, ...] = ("base_optimizer", "defaults", "perturb_eps", "every", "backend", "_enabled", "_step_supports_amp_scaling")
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class SAM(torch.optim.Optimizer):
         batchnorm: str | None = None,
         same_rng: bool = False,
         backend: str = "auto",
+        amp_scaling: bool = True,
         **kwargs: Any,
     ):
         if not callable(base_optimizer):
@@ -98,6 +101,7 @@ class SAM(torch.optim.Optimizer):
         check_policy(model, batchnorm, same_rng, sync)
         groups = _as_groups(params)
         self.base_optimizer = None
+        self._enabled, self._step_supports_amp_scaling = True, amp_scaling
         self.perturb_eps, self.every, self.backend = float(perturb_eps), every, backend
         super().__init__(groups, {"rho": rho, "adaptive": adaptive, "eta": eta})
         self.base_optimizer = base_optimizer(self.param_groups, **_fused_on_gpu(base_optimizer, groups, kwargs))
@@ -108,6 +112,9 @@ class SAM(torch.optim.Optimizer):
         self._passes = TwoPasses(model, batchnorm or "first", same_rng, sync) if model is not None else None
         self._reset()
         self._plan_passes()
+        if self._passes is not None:
+            # a model that outlives its optimizer is left as it was found
+            weakref.finalize(self, self._passes.close).atexit = False
 
     def _reset(self) -> None:
         self._backups: dict[Tensor, Tensor] = {}
@@ -119,6 +126,7 @@ class SAM(torch.optim.Optimizer):
         # whether first_found_inf speaks of the step under way
         self._first_counts = False
         self._poison = Poison()
+        weakref.finalize(self, self._poison.remove).atexit = False
 
     # ---- the two passes ------------------------------------------------------------------------------------------------
 
@@ -133,7 +141,7 @@ class SAM(torch.optim.Optimizer):
             self._before_base_step()
             self._ready = True
             return False
-        params = [param for group in self.param_groups for param in group["params"] if param.grad is not None]
+        params = [param for _, param in self._climbing()]
         if not params:
             raise RuntimeError(
                 "SAM: first_step found no parameter with a gradient; call loss.backward() first, and zero the gradients after second_step rather than before"
@@ -155,7 +163,7 @@ class SAM(torch.optim.Optimizer):
             if self._perturbed is None:
                 # some may have climbed: the backups of those, and of no others, are filled
                 target.put_back((i for i, (old, new) in enumerate(zip(before, target.versions(), strict=True)) if old != new), self.backend)
-            self._give_up()
+            self.give_up()
             raise
         return True
 
@@ -172,7 +180,7 @@ class SAM(torch.optim.Optimizer):
                 base_step(self.base_optimizer, pieces, scaling, self.backend)
                 self._perturbed = None
         except BaseException:
-            self._give_up()
+            self.give_up()
             raise
         self._end_second_pass()
         self._finish()
@@ -184,29 +192,28 @@ class SAM(torch.optim.Optimizer):
         """The whole step after the backward of pass one, `closure` being pass two; without it, what is left of a step begun.
 
         Returns:
-            What the closure returned: the loss at the perturbed weights.
+            What the closure returned: the loss at the perturbed weights. None in a plain step, which does not call it.
         """
         if closure is None:
-            if self._perturbed is None and not self._ready:
-                raise RuntimeError(
-                    "SAM: step() needs a closure that does the second forward and backward, got none; "
-                    "pass one, or run the second pass before step(): `with sam.perturbed(): loss().backward()`"
-                )
-            return self.second_step()
+            return self._rest_of_step()
         if getattr(self, "found_inf", None) is not None:
             raise RuntimeError(
                 "SAM: GradScaler.step cannot take a closure, it would look at the gradients of pass one; "
                 "use `with sam.perturbed(): scaler.scale(loss()).backward()`, then scaler.step(sam)"
             )
-        if self._ready:
-            raise RuntimeError("SAM: step() must come without a closure after `with sam.perturbed()`: that was pass two, and a closure would begin a new step")
+        if self._ready and self.two_passes_wanted:
+            self.give_up()
+            raise RuntimeError(
+                "SAM: step() must come without a closure after `with sam.perturbed()`: that was pass two, and a closure would begin a new step; "
+                "that step is forgotten now: zero the gradients and begin again with pass one"
+            )
         loss = None
-        if self.first_step(zero_grad=True):
+        if not self._ready and self.first_step(zero_grad=True):
             try:
                 with torch.enable_grad():
                     loss = closure()
             except BaseException:
-                self._give_up()
+                self.give_up()
                 raise
         self.second_step()
         return loss
@@ -226,7 +233,7 @@ class SAM(torch.optim.Optimizer):
         try:
             yield wanted
         except BaseException:
-            self._give_up()
+            self.give_up()
             raise
         finally:
             for param, grad in kept:
@@ -252,8 +259,26 @@ class SAM(torch.optim.Optimizer):
 
     @property
     def two_passes_wanted(self) -> bool:
-        """Whether the step under way has a second pass: each `every`-th has."""
+        """Whether the step under way has a second pass: each `every`-th has, none while SAM is not `enabled`."""
+        return self.enabled and self._turn
+
+    @property
+    def _turn(self) -> bool:
         return self.every == 1 or self.param_groups[0].get("sam_step", 0) % self.every == 0
+
+    @property
+    def enabled(self) -> bool:
+        """False: all steps are the base optimizer's, `step()` too, and forwards and backwards are left alone, as in a warm-up or a fine-tuning.
+
+        Set it before a step's first forward.
+        """
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, enabled: bool) -> None:
+        self.give_up()
+        self._enabled = bool(enabled)
+        self._plan_passes()
 
     def close(self) -> None:
         """Restore, and take all hooks off the model and its parameters."""
@@ -273,6 +298,16 @@ class SAM(torch.optim.Optimizer):
 
     # ---- parts of a step -----------------------------------------------------------------------------------------------
 
+    def _rest_of_step(self) -> None:
+        if not self.enabled and not self._ready:
+            self.first_step()
+        if self._perturbed is None and not self._ready:
+            raise RuntimeError(
+                "SAM: step() needs a closure that does the second forward and backward, got none; "
+                "pass one, or run the second pass before step(): `with sam.perturbed(): loss().backward()`"
+            )
+        self.second_step()
+
     def _target(self, params: list[Tensor]) -> Perturbed:
         held = [self._backups.get(param) for param in params]
         local = shards.local(params)
@@ -284,9 +319,14 @@ class SAM(torch.optim.Optimizer):
                 self._poison.watch(params[i])
         return Perturbed(params, local, held)
 
+    def _climbing(self) -> list[tuple[dict[str, Any], Tensor]]:
+        """The parameters that pass one has reached, with their groups. One frozen since may have an old gradient."""
+        return [(group, param) for group in self.param_groups for param in group["params"] if param.grad is not None and param.requires_grad]
+
     def _climb(self, target: Perturbed, grads: list[Tensor]) -> Tensor:
-        wanted = [(group, param) for group in self.param_groups for param in group["params"] if param.grad is not None]
-        rho, adaptive, eta = map(list, zip(*(self._neighbourhood(group, param) for group, param in wanted), strict=True))
+        rho, adaptive, eta = map(list, zip(*(self._neighbourhood(group, param) for group, param in self._climbing()), strict=True))
+        # of any real type, as numpy's
+        rho, eta = list(map(float, rho)), list(map(float, eta))
         if self.first_found_inf is None or self.first_found_inf.device != target.local[0].device:
             self.first_found_inf = torch.zeros((), dtype=torch.float32, device=target.local[0].device)
         self.first_found_inf.zero_()
@@ -364,8 +404,8 @@ class SAM(torch.optim.Optimizer):
                 group["sam_step"] = group.get("sam_step", 0) + 1
         self._plan_passes()
 
-    def _give_up(self) -> None:
-        """An error came out of the step: no parameter stays perturbed, and the step is over."""
+    def give_up(self) -> None:
+        """The step under way is over, as after an error: no parameter stays perturbed, and the next step begins with pass one."""
         self.restore()
         # a step that was interrupted right after it was made has nothing to restore
         self._end_second_pass()
@@ -403,6 +443,7 @@ class SAM(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         group = {name: self.defaults[name] for name in _OWN} | param_group
+        group["params"] = _once(group["params"])
         for name in ("rho", "eta"):
             _check_radius(group[name], name)
         if self.base_optimizer is None:
@@ -457,6 +498,20 @@ def _as_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
     return groups
 
 
+def _once(params: Any) -> Any:
+    """Tied weights may be listed under each of their names: climbing twice would lose the way back."""
+    if isinstance(params, Tensor):
+        return params
+    params = list(params)
+    each: dict[int, Any] = {}
+    for entry in params:
+        each.setdefault(id(entry[1] if isinstance(entry, tuple) else entry), entry)
+    if len(each) == len(params):
+        return params
+    warnings.warn("SAM: a parameter is listed twice in a group (tied weights?); it is perturbed and stepped once", stacklevel=4)
+    return list(each.values())
+
+
 def _fused_on_gpu(base_optimizer: Any, groups: list[dict[str, Any]], options: dict[str, Any]) -> dict[str, Any]:
     """Adam counts its steps on the device only if asked to; without that nothing on the device could skip one."""
     asked = any(name in options for name in ("foreach", "fused", "capturable"))
@@ -467,6 +522,6 @@ def _fused_on_gpu(base_optimizer: Any, groups: list[dict[str, Any]], options: di
 
 
 def _check_radius(value: Any, name: str) -> None:
-    if not (isinstance(value, (int, float)) and 0.0 <= value < float("inf")):
+    if not (isinstance(value, numbers.Real) and 0.0 <= value < float("inf")):
         hint = "SAM's paper uses 0.05, ViTs are often trained with 0.1 to 0.6" if name == "rho" else ""
         check.fail("SAM", name, "be at least 0 and finite", value, hint)

@@ -24,7 +24,8 @@ class TwoPasses:
 
     def __init__(self, model: nn.Module, batchnorm: str = "first", same_rng: bool = False, sync: str = "local"):
         self.batchnorm, self.same_rng = batchnorm, same_rng
-        self._normalised = [module for module in model.modules() if getattr(module, "running_mean", None) is not None]
+        self._model = weakref.ref(model)
+        self._normalised: list[nn.Module] = []
         self._saved: list[Tensor] = []
         self._second = False
         self._began = False
@@ -34,13 +35,19 @@ class TwoPasses:
         self._replayed = 0
         # a compiled module holds the one it was made from
         inner = getattr(model, "_orig_mod", model)
-        self._parallel = inner if sync == "local" and isinstance(inner, nn.parallel.DistributedDataParallel) else None
-        if self._parallel is not None and self._parallel.static_graph:
+        parallel = inner if sync == "local" and isinstance(inner, nn.parallel.DistributedDataParallel) else None
+        # SAM closes this when it dies, which a model that holds SAM must not prevent
+        self._parallel_ref = weakref.ref(parallel) if parallel is not None else lambda: None
+        if parallel is not None and parallel.static_graph:
             check.fail("SAM", "sync", "be global with static_graph=True", "'local'", "torch cannot leave out the exchange of a static graph's gradients")
         self._silenced = False
         self._agreement: tuple[Tensor, Any] | None = None
         self.two_passes_wanted = True
         self._handle = model.register_forward_pre_hook(_Watch(self))
+
+    @property
+    def _parallel(self) -> nn.parallel.DistributedDataParallel | None:
+        return self._parallel_ref()
 
     @property
     def needs_gradients(self) -> bool:
@@ -115,9 +122,9 @@ class TwoPasses:
         return flag
 
     def _exchange_again(self) -> None:
-        if self._silenced:
+        if self._silenced and self._parallel is not None:
             self._parallel.require_backward_grad_sync = True
-            self._silenced = False
+        self._silenced = False
 
     def _statistics(self) -> list[Tensor]:
         names = ("running_mean", "running_var", "num_batches_tracked")
@@ -125,6 +132,9 @@ class TwoPasses:
         return [tensor for tensor in found if tensor is not None]
 
     def _save_statistics(self) -> None:
+        # layers may come, go and be converted between steps
+        model = self._model()
+        self._normalised = [] if model is None else [module for module in model.modules() if getattr(module, "running_mean", None) is not None]
         tensors = self._statistics()
         if [(t.shape, t.dtype, t.device) for t in self._saved] != [(t.shape, t.dtype, t.device) for t in tensors]:
             self._saved = [torch.empty_like(tensor) for tensor in tensors]

@@ -97,6 +97,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         (backend, {}, {"tensors": 3000}, None),
         (backend, {"capability": (7, 5)}, {"dtype": torch.float16}, None),
         (cuda, {}, {"device": "cpu"}, "it runs on CUDA devices, params are on cpu"),
+        (cuda, {"capability": (7, 5)}, {}, "it is compiled for compute capability 8.0"),
         (cuda, {}, {"dtype": torch.float64}, "params[0] is torch.float64"),
         (cuda, {}, {"tensors": 577}, "its table holds at most 576 tensors, this call has 577"),
         (cuda, {"native": "the native library was not built"}, {}, "the native library was not built"),

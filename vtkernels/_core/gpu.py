@@ -1,4 +1,4 @@
-"""What Triton backends ask about the device, each answered once; triton itself is imported only by `why_no_triton`."""
+"""What GPU backends ask about the device, each answered once; triton itself is imported only by `why_no_triton`."""
 
 import contextlib
 import functools

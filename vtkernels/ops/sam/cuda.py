@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtkernels._core import native
+from vtkernels._core import gpu, native
 from vtkernels._core.op import Backend
 from vtkernels.ops.sam.common import AdamWStep, Perturb, Restore, SgdStep, SquareSum, flat_grads, why_not_flat
 
@@ -18,6 +18,9 @@ def why_not(phase: str, call: Any) -> str | None:
     device = call.params[0].device
     if device.type != "cuda":
         return f"it runs on CUDA devices, params are on {device}"
+    major, minor = capability = gpu.capability(device)
+    if capability < (8, 0):
+        return f"it is compiled for compute capability 8.0 (Ampere) and newer, {device} has {major}.{minor}"
     for i, param in enumerate(call.params):
         if param.dtype not in _DTYPES:
             return f"it computes in float32, bfloat16 and float16, params[{i}] is {param.dtype}"

@@ -18,6 +18,7 @@ from vtkernels.ops.sam.pointer_table import DTYPES, PointerTable, pointer_table
 # Triton is about to switch the contraction of multiply and add off by default.
 _WALK: dict[str, Any] = {"BLOCK": 1024, "num_warps": 4, "enable_fp_fusion": True}
 _FINISH: dict[str, Any] = {"BLOCK": 4096, "num_warps": 16}
+# A tensor for each thread: with two threads for one, the second might read the step that the first has advanced
 _CORRECTIONS: dict[str, Any] = {"BLOCK": 128, "num_warps": 4}
 
 

@@ -1,4 +1,4 @@
-// The only header that meets torch: its stable ABI, so that one binary serves every torch from 2.10 on.
+// Where the native code meets torch: its stable ABI, so that one binary serves every torch from 2.10 on. (launch.cuh adds what CUDA needs of it.)
 #pragma once
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from conftest import peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optional import peer
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import peer
 from multi_tensor import call, every_backend
+from optional import peer
 from torch import Tensor
 
 SHAPES = [(13, 5), (7,), (), (2, 3, 4), (1, 70)]

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from conftest import peer
+from optional import peer
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import peer
+from optional import peer
 
 from vtkernels.optim.lamb import LAMB
 

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import peer
+from optional import peer
 
 import vtkernels as vt
 from vtkernels.optim.sgdw import SGDW

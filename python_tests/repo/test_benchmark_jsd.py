@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import peer
+from optional import peer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 EAGER = ["augmix", "timm", "stable"]

@@ -189,7 +189,7 @@ def held_bytes() -> int:
     # storages, each once
     storages = {}
     for found in gc.get_objects():
-        if type(found) in (torch.Tensor, nn.Parameter):
+        if type(found) in (torch.Tensor, nn.Parameter) and found.layout == torch.strided:
             storages[found.untyped_storage().data_ptr()] = found.untyped_storage().nbytes()
     return sum(storages.values())
 

@@ -19,9 +19,15 @@ __all__ = [
     "backends",
     "drloc_pairs",
     "class_attention",
+    "create_model",
     "explain",
     "jsd_consistency",
+    "layers",
+    "list_models",
+    "load_checkpoint",
     "losses",
+    "model_info",
+    "models",
     "nn",
     "optim",
     "pooled_attention",
@@ -33,10 +39,19 @@ __all__ = [
     "window_attention",
 ]
 
-_LAZY = ("losses", "nn", "optim")
+_LAZY = ("layers", "losses", "models", "nn", "optim")
+# names of the layers above the ops, which are not loaded before somebody asks for them
+_LAZY_NAMES = {
+    "create_model": "models",
+    "list_models": "models",
+    "load_checkpoint": "models",
+    "model_info": "models",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return importlib.import_module(f"vtkernels.{name}")
+    if name in _LAZY_NAMES:
+        return getattr(importlib.import_module(f"vtkernels.{_LAZY_NAMES[name]}"), name)
     raise AttributeError(f"module 'vtkernels' has no attribute {name!r}")

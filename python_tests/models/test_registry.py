@@ -1,0 +1,54 @@
+"""Names, counts and configurations of all variants; nothing here allocates weights."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from models.zoo import ALL, NANO
+
+import vtkernels as vt
+from vtkernels.models import Model
+from vtkernels.models._registry import _find
+
+
+def parameters(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_variant_has_the_published_number_of_parameters(name):
+    info = vt.model_info(name)
+    start = time.perf_counter()
+    with torch.device("meta"):
+        model = vt.create_model(name, num_classes=info.classes)
+    assert time.perf_counter() - start < 2
+    assert parameters(model) == info.parameters
+    assert info.source
+
+
+def test_every_family_has_a_nano_variant():
+    families = {_find(name)[0] for name in ALL if issubclass(_find(name)[0], Model)}
+    assert families == {_find(name)[0] for name in NANO}
+
+
+def test_lists_by_pattern():
+    assert vt.list_models() == sorted(ALL)
+    assert vt.list_models("vit_*") == [name for name in sorted(ALL) if name.startswith("vit_")]
+    assert vt.list_models("nothing*") == []
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(ValueError, match=r"no model is called 'vit_smal_patch16_224'.*vit_small_patch16_224"):
+        vt.create_model("vit_smal_patch16_224")
+    with pytest.raises(ValueError, match="no model is called"):
+        vt.model_info("resnext")
+    with pytest.raises(TypeError, match=r"no field 'patchsize'; the nearest names are patch_size"):
+        vt.create_model("vit_nano_patch4_32", patchsize=2)
+
+
+def test_importing_the_package_loads_no_model():
+    program = "import sys, vtkernels; print([name for name in sys.modules if name.startswith(('vtkernels.models', 'vtkernels.layers'))])"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert loaded.strip() == "[]"

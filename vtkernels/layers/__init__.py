@@ -1,0 +1,26 @@
+"""Layers that several models share, in plain PyTorch on the ops below."""
+
+from vtkernels.layers.activations import ACTIVATIONS, activation
+from vtkernels.layers.attention import Attention
+from vtkernels.layers.block import Block
+from vtkernels.layers.drop_path import DropPath, linear_rates
+from vtkernels.layers.layer_scale import LayerScale
+from vtkernels.layers.mlp import Mlp
+from vtkernels.layers.norm import LayerNorm2d
+from vtkernels.layers.patch_embed import PatchEmbed
+from vtkernels.layers.pos_embed import resize_positions, sin_cos_positions
+
+__all__ = [
+    "ACTIVATIONS",
+    "Attention",
+    "Block",
+    "DropPath",
+    "LayerNorm2d",
+    "LayerScale",
+    "Mlp",
+    "PatchEmbed",
+    "activation",
+    "linear_rates",
+    "resize_positions",
+    "sin_cos_positions",
+]

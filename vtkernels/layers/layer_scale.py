@@ -1,0 +1,16 @@
+"""CaiT's LayerScale: one learned factor per channel on a residual branch, near zero at the start."""
+
+import torch
+from torch import Tensor, nn
+
+
+class LayerScale(nn.Module):
+    """x -> scale * x over the last axis, or over axis 1 of [B, C, H, W] maps with `channels_first`."""
+
+    def __init__(self, dim: int, initial: float = 1e-5, channels_first: bool = False):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((dim,), initial))
+        self.channels_first = channels_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self.scale[:, None, None] if self.channels_first else self.scale)

@@ -1,0 +1,167 @@
+"""Weights from files of our own, of timm and of official codes, without ever running what a file contains."""
+
+import argparse
+import logging
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vtkernels.models._base import Model
+
+log = logging.getLogger("vtkernels")
+
+# where the weights lie in files that hold more, averaged ones first: those are what is published
+WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "module", "net")
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth")
+
+
+@dataclass
+class LoadReport:
+    """What became of a checkpoint.
+
+    Attributes:
+        loaded: tensors of the model that were filled.
+        resized: those interpolated to another image or window size.
+        missing: tensors of the model that the file does not have; they keep their initial values.
+        unexpected: tensors of the file that the model does not have.
+        mismatched: tensors left alone for their shape, as "name: model's, file's".
+    """
+
+    loaded: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} tensors loaded"]
+        for kind in ("resized", "missing", "unexpected", "mismatched"):
+            names = getattr(self, kind)
+            if names:
+                more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+                parts.append(f"{kind}: {', '.join(names[:8])}{more}")
+        return "; ".join(parts)
+
+
+def load_checkpoint(model: Model, source: str | Path) -> LoadReport:
+    """Fill a model from a file, a folder, "hf-hub:owner/name" or "timm:architecture.tag", and say what did not fit."""
+    state = type(model).convert_state(unwrap(read_weights(source)))
+    report = LoadReport()
+    own = model.state_dict()
+    report.resized = list(model.resize_state(state))
+    fitting = {}
+    for name, value in state.items():
+        if name not in own:
+            report.unexpected.append(name)
+        elif own[name].shape != value.shape:
+            report.mismatched.append(f"{name}: {list(own[name].shape)}, {list(value.shape)}")
+        else:
+            fitting[name] = value
+    # counters of batch normalisation are absent in old files and matter to nobody
+    report.missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    report.loaded = list(fitting)
+    if 2 * len(fitting) < len(own):
+        raise ValueError(f"checkpoint {source}: expected the weights of a {type(model).__name__}, but only {_shortfall(report, len(own))}")
+    model.load_state_dict(fitting, strict=False)
+    if not report.complete:
+        log.warning("checkpoint %s: %s", source, report)
+    model.load_report = report
+    return report
+
+
+def _shortfall(report: LoadReport, wanted: int) -> str:
+    return f"{len(report.loaded)} of {wanted} tensors fit ({report}); try another model name or other overrides"
+
+
+def read_weights(source: str | Path) -> Any:
+    """The content of a weights file, as tensors in nested dicts."""
+    text = str(source)
+    if text.startswith("hf-hub:"):
+        return read_weights(_download(text.removeprefix("hf-hub:")))
+    if text.startswith("timm:"):
+        return read_weights(_download("timm/" + text.removeprefix("timm:")))
+    path = Path(source).expanduser()
+    if path.is_dir():
+        found = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
+        if found is None:
+            raise FileNotFoundError(f"checkpoint {path}: expected one of {', '.join(WEIGHT_FILES)} in this folder, found none")
+        path = found
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path}: no such file; expected a .pth, .safetensors or .npz file, a folder, hf-hub:owner/name or timm:name")
+    try:
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in arrays.files}
+        # training scripts store their command line beside the weights; a Namespace is a plain record
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"checkpoint {path}: expected tensors only, but the file would run code of its own ({reason}); it was not loaded. "
+            "If you trust it, load it yourself and save its state_dict as safetensors"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"checkpoint {path}: the file is damaged or of another format ({error}); expected .pth, .safetensors or .npz") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ImportError(f"checkpoint {path}: reading it needs safetensors; pip install 'vtkernels[models]'") from error
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def _download(name: str) -> Path:
+    """From the Hugging Face hub, with its own cache."""
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise ImportError(f"checkpoint hf-hub:{name}: this needs huggingface_hub; pip install 'vtkernels[models]'") from error
+    repository, _, revision = name.partition("@")
+    for file in WEIGHT_FILES:
+        try:
+            return Path(hf_hub_download(repository, file, revision=revision or None))
+        except LocalEntryNotFoundError as error:
+            raise ConnectionError(
+                f"checkpoint hf-hub:{name}: no connection to the hub, and the file is not in its cache; download it and give its path"
+            ) from error
+        except EntryNotFoundError:
+            continue
+        except HfHubHTTPError as error:
+            raise ValueError(f"checkpoint hf-hub:{name}: the hub refused it ({error}); check the name") from error
+    raise FileNotFoundError(f"checkpoint hf-hub:{name}: expected one of {', '.join(WEIGHT_FILES)} in that repository")
+
+
+def unwrap(content: Any) -> dict[str, Tensor]:
+    """The state dict inside a checkpoint, without the prefixes that wrappers left on its names."""
+    while isinstance(content, dict) and not any(isinstance(value, Tensor) for value in content.values()):
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
+        keys = ", ".join(map(str, list(content)[:8])) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"checkpoint: expected tensors by name, or a dict with one of {', '.join(WRAPPERS)}; got {keys}")
+    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state

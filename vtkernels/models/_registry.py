@@ -1,0 +1,123 @@
+"""Models by name. Family modules register their variants when they are imported, which the first question does."""
+
+import dataclasses
+import difflib
+import fnmatch
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from vtkernels.models._base import Config, FeatureMaps, Model
+from vtkernels.models._checkpoint import load_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """What is known of a variant.
+
+    Attributes:
+        parameters: all of them, frozen ones included, with `classes` classes at the default image size.
+        source: where the architecture was published.
+        gmacs: multiply-accumulates of one image, in 1e9, as published or as timm counts them.
+        top1: published ImageNet-1k accuracy in percent.
+    """
+
+    parameters: int
+    source: str
+    gmacs: float | None = None
+    top1: float | None = None
+    classes: int = 1000
+
+
+@dataclass(frozen=True)
+class Variant:
+    config: Any
+    info: Info
+
+
+_MODELS: dict[str, tuple[type[nn.Module], Variant]] = {}
+
+
+def register(model: type[nn.Module], variants: dict[str, Variant]) -> None:
+    """Make the variants of a family known; called at the end of its module."""
+    for name, variant in variants.items():
+        if name in _MODELS and _MODELS[name][0] is not model:
+            raise RuntimeError(f"two families register a model {name!r}")
+        _MODELS[name] = (model, variant)
+
+
+def _all_models() -> dict[str, tuple[type[nn.Module], Variant]]:
+    package = importlib.import_module("vtkernels.models")
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"vtkernels.models.{module.name}")
+    return _MODELS
+
+
+def _find(name: str) -> tuple[type[nn.Module], Variant]:
+    models = _all_models()
+    if name not in models:
+        raise ValueError(f"create_model: no model is called {name!r}; {_nearest(name, models)}; vt.list_models() gives all")
+    return models[name]
+
+
+def _nearest(name: str, names: Any) -> str:
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
+    return f"the nearest names are {', '.join(near)}" if near else f"it knows {', '.join(sorted(names)[:8])} and others"
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the models, sorted; `pattern` as for file names: "swin_*"."""
+    return sorted(fnmatch.filter(_all_models(), pattern))
+
+
+def model_info(name: str) -> Info:
+    """Parameters, multiply-accumulates, source and published accuracy of a model."""
+    return _find(name)[1].info
+
+
+def model_config(name: str) -> Any:
+    """The configuration that `create_model(name)` starts from."""
+    return _find(name)[1].config
+
+
+def create_model(
+    name: str,
+    num_classes: int = 1000,
+    img_size: int | tuple[int, int] | None = None,
+    drop_path: float | None = None,
+    checkpoint: str | None = None,
+    features_only: bool = False,
+    **overrides: Any,
+) -> Model | FeatureMaps:
+    """A model by name.
+
+    Args:
+        name: one of `vt.list_models()`.
+        num_classes: outputs of the head; 0 for pooled features.
+        img_size: edge or (rows, columns) of the images, if another than the variant's.
+        drop_path: rate of stochastic depth at the last block.
+        checkpoint: weights to load: a .pth, .safetensors or .npz file of ours, of timm or of the official code, a folder
+            with `model.safetensors`, "hf-hub:owner/name" or "timm:architecture.tag". What did not fit is listed in `model.load_report`.
+        features_only: a `FeatureMaps`, which gives the maps of growing depth instead of logits.
+        **overrides: any other field of the variant's configuration.
+    """
+    family, variant = _find(name)
+    fields = {field.name for field in dataclasses.fields(variant.config)}
+    asked = {"img_size": img_size, "drop_path": drop_path, **overrides}
+    changes = {field: value for field, value in asked.items() if value is not None or field in overrides}
+    if "num_classes" in fields:
+        changes["num_classes"] = num_classes
+    for field in changes:
+        if field not in fields:
+            raise TypeError(f"create_model: {name} has no field {field!r}; {_nearest(field, fields)}; its fields are {', '.join(sorted(fields))}")
+    model = family(dataclasses.replace(variant.config, **changes))
+    if checkpoint is not None:
+        load_checkpoint(model, checkpoint)
+    return FeatureMaps(model) if features_only else model
+
+
+__all__ = ["Config", "Info", "Variant", "create_model", "list_models", "model_config", "model_info", "register"]

@@ -23,6 +23,9 @@ READY := $(VENV)/.ready
 export VTKERNELS_BUILD ?= cpu
 endif
 NATIVE := build/native/.built
+# tests run in as many processes as there are cores, each with one thread
+WORKERS ?= $(shell nproc)
+PARALLEL := $(if $(READY),-n $(WORKERS) --dist worksteal)
 
 .PHONY: demo test bench check gpu-check clean
 
@@ -30,7 +33,7 @@ demo: $(NATIVE)
 	$(PY) benchmarks/attn.py --demo
 
 test: $(NATIVE)
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 # BENCH=attn, sam or jsd
 BENCH ?= attn
@@ -42,7 +45,7 @@ check: $(NATIVE)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(if $(READY),$(VENV)/bin/)clang-format --dry-run --Werror $(FORMATTED)
-	$(PY) -m pytest -q -m "not slow" $(PYTEST_ARGS)
+	$(PY) -m pytest -q $(PARALLEL) -m "not slow" $(PYTEST_ARGS)
 
 gpu-check: $(NATIVE)
 	$(PY) benchmarks/gpu_check.py

@@ -1,10 +1,16 @@
 """What all tests share: peers as fixtures, and a clean torch."""
 
+import os
 from types import ModuleType
 
 import pytest
 import torch
 from optional import peer
+
+# side by side with other workers, more threads than cores would only wait for each other
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from vtkernels.layers.mlp import Mlp
 from vtkernels.layers.norm import LayerNorm2d
 from vtkernels.layers.patch_embed import PatchEmbed
 from vtkernels.layers.pos_embed import resize_positions, sin_cos_positions
+from vtkernels.layers.shifted_patches import Patches, ShiftedPatches
 
 __all__ = [
     "ACTIVATIONS",
@@ -19,6 +20,8 @@ __all__ = [
     "LayerScale",
     "Mlp",
     "PatchEmbed",
+    "Patches",
+    "ShiftedPatches",
     "activation",
     "linear_rates",
     "resize_positions",

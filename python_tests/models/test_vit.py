@@ -2,16 +2,10 @@
 
 import pytest
 import torch
-from models.zoo import images
+from models.zoo import assert_same_function, images
 from optional import peer
 
 from vtkernels.models import create_model, load_checkpoint
-
-
-def assert_same_function(ours, theirs, x):
-    ours.eval(), theirs.eval()
-    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(ours.double()(x.double()), theirs.double()(x.double()), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

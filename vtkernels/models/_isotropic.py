@@ -1,0 +1,91 @@
+"""Patches as tokens, and one width from the first block to the last."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from vtkernels._core import check
+from vtkernels.models._base import Config, MapInfo, Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class IsotropicConfig(Config):
+    """What such models have in common.
+
+    Attributes:
+        width, depth: channels of a token, blocks.
+    """
+
+    patch_size: int = 16
+    width: int = 512
+    depth: int = 8
+
+
+class Isotropic(Model):
+    """A family makes the layers `blocks`, `norm` and `head`, and turns images into tokens in `_embed`."""
+
+    fixed_size = True
+    config: IsotropicConfig
+    blocks: nn.ModuleList
+    norm: nn.Module
+    head: nn.Module
+    # layers and parameters that come before the first block
+    embedding: ClassVar[tuple[str, ...]] = ("stem",)
+
+    def __init__(self, config: IsotropicConfig):
+        super().__init__(config)
+        if any(edge % config.patch_size or edge < 1 for edge in config.size):
+            expected, hint = f"be multiples of patch_size={config.patch_size}", "change img_size or patch_size"
+            check.fail(type(config).__name__, "img_size", expected, config.size, hint)
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        height, width = self.config.size
+        return height // self.config.patch_size, width // self.config.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        rows, columns = self.grid_size
+        return rows * columns
+
+    def grid(self, x: Tensor) -> tuple[int, int]:
+        return self.grid_size
+
+    def _embed(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _features(self, x: Tensor) -> Tensor:
+        x = self._embed(x)
+        for block in self.blocks:
+            x = self.run(block, x)
+        return self.norm(x)
+
+    def _logits(self, features: Tensor) -> Tensor:
+        return self.head(features.mean(1))
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        x, maps = self._embed(x), []
+        for index, block in enumerate(self.blocks):
+            x = self.run(block, x)
+            if index in self._map_blocks:
+                maps.append(x[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, self.grid_size))
+        return maps
+
+    @property
+    def _map_blocks(self) -> tuple[int, ...]:
+        """The last block of each quarter of the depth."""
+        depth = self.config.depth
+        return tuple(sorted({(depth * quarter + 3) // 4 - 1 for quarter in range(1, 5)}))
+
+    @property
+    def maps_info(self) -> list[MapInfo]:
+        return [MapInfo(self.config.width, self.config.patch_size)] * len(self._map_blocks)
+
+    def keep_maps_only(self) -> None:
+        super().keep_maps_only()
+        self.norm = nn.Identity()
+
+    def group_prefixes(self) -> list[tuple[str, ...]]:
+        blocks = [(f"blocks.{index}",) for index in range(self.config.depth)]
+        return [self.embedding, *blocks, ("norm", "head")]

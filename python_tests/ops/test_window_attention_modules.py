@@ -7,6 +7,8 @@ import torch
 from oracles import assert_close, random_parameters, timm_block, torchvision_v2_state
 
 import vtkernels as vt
+from vtkernels.ops.window_attention.common import Call
+from vtkernels.ops.window_attention.reference import from_windows, real_tokens, to_windows
 
 EXACT = 1e-10
 # (map, window, shift): divided and not, square and not, shifted and not, one window on one axis
@@ -79,6 +81,33 @@ def test_v2_with_a_pretrained_window_agrees_with_timm(timm_swin_v2, window):
     module.load_state_dict(peer.state_dict())
     found = compare(module, lambda x: peer(x.flatten(1, 2)).unflatten(1, window), 0, window)
     assert_gradients(found, gradients(peer))
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "shift"),
+    [((9, 5), (4, 4), 2), ((8, 8), (4, 4), 0), ((3, 4), (1, 1), 0), ((3, 10), (1, 4), (0, 2)), ((6, 2), (3, 1), (1, 0)), ((1, 7), (1, 3), (0, 1))],
+)
+@both_generations
+def test_values_weighed_by_the_attention_weights(module_class, size, window, shift):
+    """Also with windows of one token on an axis, which the op itself does not have."""
+    module = random_parameters(module_class(16, window, 2, shift_first=True)).double()
+    x = torch.randn(2, *size, 16, dtype=torch.float64, requires_grad=True)
+
+    def explicit(x):
+        weights = module.attention_weights(x, shift)
+        qkv, _, parameters = module._operands(x)
+        call = Call(qkv, None, None, None, None, 2, window, module.shift_for(*size, shift), 1.0, False, True, 0.0, 0)
+        tokens = torch.where(real_tokens(call)[..., None], to_windows(qkv, call), parameters["qkv_bias"])
+        values = tokens[..., 32:].unflatten(-1, (2, 8)).transpose(2, 3).flatten(0, 1)
+        out = (weights @ values).unflatten(0, (2, -1)).transpose(2, 3).flatten(3)
+        return module.proj(from_windows(out, call))
+
+    upstream = torch.randn(2, *size, 16, dtype=torch.float64)
+    found, expected = module(x, shift), explicit(x)
+    assert_close(found, expected, EXACT, "output")
+    inputs = [x, *(parameter for parameter in module.parameters() if parameter.requires_grad)]
+    for ours, theirs in zip(*(torch.autograd.grad(out, inputs, upstream) for out in (found, expected)), strict=True):
+        assert_close(ours, theirs, EXACT, "gradient")
 
 
 def test_v2_clamps_the_logit_scale():

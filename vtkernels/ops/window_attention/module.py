@@ -5,14 +5,19 @@ import math
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtkernels._core import check
+from vtkernels.ops.window_attention.common import Call
 from vtkernels.ops.window_attention.op import window_attention
+from vtkernels.ops.window_attention.reference import weights
 
 Pair = int | tuple[int, int]
 LARGEST_LOGIT_SCALE = math.log(100.0)
+# a score this low has weight 0 in every dtype, and float16 can hold it
+NEVER = -1e4
 
 
 class _WindowAttentionBase(nn.Module):
@@ -41,17 +46,39 @@ class _WindowAttentionBase(nn.Module):
         shift = check.pair(type(self).__name__, "shift_size", shift_size)
         return (shift[0] if height > self.window_size[0] else 0, shift[1] if width > self.window_size[1] else 0)
 
-    def _attend(self, qkv: Tensor, shift_size: Pair, **options: Any) -> Tensor:
-        x = window_attention(
+    def forward(self, x: Tensor, shift_size: Pair = 0) -> Tensor:
+        qkv, bias_table, parameters = self._operands(x)
+        shift, window, one = self.shift_for(x.shape[1], x.shape[2], shift_size), self.window_size, 1 in self.window_size
+        if one:
+            qkv, bias_table, window = _two_for_one(qkv, bias_table, window)
+        out = window_attention(
             qkv,
+            bias_table,
             num_heads=self.num_heads,
-            window_size=self.window_size,
-            shift_size=self.shift_for(qkv.shape[1], qkv.shape[2], shift_size),
+            window_size=window,
+            shift_size=shift,
             dropout_p=self.attn_drop if self.training else 0.0,
-            **options,
+            **parameters,
             **self.options,
         )
-        return self.proj_drop(self.proj(x))
+        if one:
+            out = _unfold(out, self.window_size, x.shape)
+        return self.proj_drop(self.proj(out))
+
+    def attention_weights(self, x: Tensor, shift_size: Pair = 0) -> Tensor:
+        """[B * windows, h, N, N]: what `forward` weighs the values with, before dropout. Windows of an image follow each other, row by row."""
+        qkv, bias_table, parameters = self._operands(x)
+        shift = self.shift_for(x.shape[1], x.shape[2], shift_size)
+        call = Call(
+            qkv=qkv, bias_table=bias_table, bias=None, logit_scale=parameters.get("logit_scale"), qkv_bias=parameters["qkv_bias"],
+            num_heads=self.num_heads, window=self.window_size, shift=shift, scale=parameters.get("scale", 1.0),
+            mask_padding=self.options["mask_padding"], shift_first=self.options["shift_first"], dropout_p=0.0, seed=0,
+        )  # fmt: skip
+        return weights(call).flatten(0, 1)
+
+    def _operands(self, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """qkv of the map, the bias table, and what else of the op's arguments the parameters determine."""
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         return f"{self.dim}, window_size={self.window_size}, num_heads={self.num_heads}, attn_drop={self.attn_drop}"
@@ -106,8 +133,8 @@ class WindowAttention(_WindowAttentionBase):
         _initialise_linear(self.qkv)
         _initialise_linear(self.proj)
 
-    def forward(self, x: Tensor, shift_size: Pair = 0) -> Tensor:
-        return self._attend(self.qkv(x), shift_size, bias_table=self.relative_position_bias_table, scale=self.scale, qkv_bias=self.qkv.bias)
+    def _operands(self, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        return self.qkv(x), self.relative_position_bias_table, {"scale": self.scale, "qkv_bias": self.qkv.bias}
 
 
 class WindowAttentionV2(_WindowAttentionBase):
@@ -161,10 +188,10 @@ class WindowAttentionV2(_WindowAttentionBase):
             nn.init.zeros_(self.q_bias)
             nn.init.zeros_(self.v_bias)
 
-    def forward(self, x: Tensor, shift_size: Pair = 0) -> Tensor:
+    def _operands(self, x: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
         bias = None if self.q_bias is None else torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
         logit_scale = self.logit_scale.flatten().clamp(max=LARGEST_LOGIT_SCALE).exp()
-        return self._attend(F.linear(x, self.qkv.weight, bias), shift_size, bias_table=self.position_bias(), logit_scale=logit_scale, qkv_bias=bias)
+        return F.linear(x, self.qkv.weight, bias), self.position_bias(), {"logit_scale": logit_scale, "qkv_bias": bias}
 
     def position_bias(self) -> Tensor:
         """[(2 Wh - 1)(2 Ww - 1), heads]: the table the MLP stands for."""
@@ -172,6 +199,25 @@ class WindowAttentionV2(_WindowAttentionBase):
         # bfloat16 would round the bias, up to 16, by 0.03; the MLP is too small to gain from it
         with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else contextlib.nullcontext():
             return 16.0 * self.cpb_mlp(self.relative_coords_table).flatten(0, -2).sigmoid()
+
+
+def _two_for_one(qkv: Tensor, bias_table: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """A window of one token on an axis, which the op does not have: the axis joins the batch, and the window's second token is never seen."""
+    rows, columns = _folds(window, qkv.shape)
+    qkv = rearrange(qkv, "B (fh H) (fw W) C -> (B fh fw) H W C", fh=rows, fw=columns)
+    table = bias_table.unflatten(0, (2 * window[0] - 1, 2 * window[1] - 1))
+    missing = [int(size == 1) for size in window]
+    table = F.pad(table, (0, 0, missing[1], missing[1], missing[0], missing[0]), value=NEVER)
+    return qkv, table.flatten(0, 1), (max(window[0], 2), max(window[1], 2))
+
+
+def _unfold(x: Tensor, window: tuple[int, int], shape: torch.Size) -> Tensor:
+    rows, columns = _folds(window, shape)
+    return rearrange(x, "(B fh fw) H W C -> B (fh H) (fw W) C", fh=rows, fw=columns)
+
+
+def _folds(window: tuple[int, int], shape: torch.Size) -> tuple[int, int]:
+    return (shape[1] if window[0] == 1 else 1, shape[2] if window[1] == 1 else 1)
 
 
 def log_spaced_coordinates(window: tuple[int, int], pretrained: tuple[int, int]) -> Tensor:

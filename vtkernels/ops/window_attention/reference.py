@@ -103,6 +103,11 @@ def _scores(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return q, k, v, scores if mask is None else scores + mask
 
 
+def weights(call: Call) -> Tensor:
+    """[B, w, h, N, N]: what each token of a window gives the others' values, before dropout."""
+    return _scores(call)[3].softmax(-1)
+
+
 def attend(call: Call) -> Tensor:
     """The op: [B, H, W, 3C] -> [B, H, W, C]."""
     _, _, v, scores = _scores(call)

@@ -7,6 +7,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from vtkernels.models._registry import Info, Variant, register
 from vtkernels.nn import WindowAttention
 
 TABLE = "relative_position_bias_table"
+# what published files store although it follows from the sizes
+DERIVED = ("relative_position_index", "relative_coords_table", "attn_mask", "k_bias")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,8 @@ class SwinTransformer(Model):
     """Any image size goes: whether a block's windows are shifted is decided for the map that arrives. Window sizes are fixed by `img_size`."""
 
     classifiers = ("head.fc",)
+    block: ClassVar[type[nn.Module]] = SwinBlock
+    merging: ClassVar[type[nn.Module]] = PatchMerging
 
     def __init__(self, config: SwinConfig):
         super().__init__(config)
@@ -121,7 +126,7 @@ class SwinTransformer(Model):
         rates = iter(linear_rates(config.drop_path, sum(config.depths)))
         self.layers = nn.ModuleList(
             Stage(
-                self.new_downsample(config.width << stage - 1) if stage else nn.Identity(),
+                self.merging(config.width << stage - 1, config.norm_eps) if stage else nn.Identity(),
                 [self.new_block(stage, shifted=index % 2 == 1, drop_path=next(rates)) for index in range(depth)],
             )
             for stage, depth in enumerate(config.depths)
@@ -132,12 +137,9 @@ class SwinTransformer(Model):
         self.head = nn.Sequential(OrderedDict(fc=self.new_classifier(width)))
         self.initialise()
 
-    def new_downsample(self, dim: int) -> nn.Module:
-        return PatchMerging(dim, self.config.norm_eps)
-
     def new_block(self, stage: int, shifted: bool, drop_path: float) -> nn.Module:
         config, width, window = self.config, self.config.width << stage, self.window_size(stage)
-        return SwinBlock(
+        return self.block(
             width,
             self.new_attention(stage, width, window),
             int(width * config.mlp_ratio),
@@ -250,9 +252,6 @@ class SwinTransformer(Model):
                 state[name] = resize_positions(table, (side, side), new).view(-1, *own[name].shape[1:])
                 resized.append(name)
         return resized
-
-
-DERIVED = ("relative_position_index", "attn_mask")
 
 
 def _check(config: SwinConfig) -> None:

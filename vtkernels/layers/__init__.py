@@ -5,7 +5,7 @@ from vtkernels.layers.attention import Attention
 from vtkernels.layers.block import Block
 from vtkernels.layers.drop_path import DropPath, linear_rates
 from vtkernels.layers.layer_scale import LayerScale
-from vtkernels.layers.mlp import Mlp
+from vtkernels.layers.mlp import Mlp, Mlp2d
 from vtkernels.layers.norm import LayerNorm2d
 from vtkernels.layers.patch_embed import PatchEmbed
 from vtkernels.layers.pos_embed import resize_positions, sin_cos_positions
@@ -19,6 +19,7 @@ __all__ = [
     "LayerNorm2d",
     "LayerScale",
     "Mlp",
+    "Mlp2d",
     "PatchEmbed",
     "Patches",
     "ShiftedPatches",

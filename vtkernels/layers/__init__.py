@@ -2,6 +2,7 @@
 
 from vtkernels.layers.activations import ACTIVATIONS, activation
 from vtkernels.layers.attention import Attention
+from vtkernels.layers.autocast import without_autocast
 from vtkernels.layers.block import Block
 from vtkernels.layers.drop_path import DropPath, linear_rates
 from vtkernels.layers.layer_scale import LayerScale
@@ -10,6 +11,8 @@ from vtkernels.layers.norm import LayerNorm2d
 from vtkernels.layers.patch_embed import PatchEmbed
 from vtkernels.layers.pos_embed import resize_positions, sin_cos_positions
 from vtkernels.layers.shifted_patches import Patches, ShiftedPatches
+from vtkernels.layers.token_attention import TokenAttention
+from vtkernels.layers.token_performer import TokenPerformer
 
 __all__ = [
     "ACTIVATIONS",
@@ -23,8 +26,11 @@ __all__ = [
     "PatchEmbed",
     "Patches",
     "ShiftedPatches",
+    "TokenAttention",
+    "TokenPerformer",
     "activation",
     "linear_rates",
     "resize_positions",
     "sin_cos_positions",
+    "without_autocast",
 ]

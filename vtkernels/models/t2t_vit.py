@@ -1,0 +1,240 @@
+"""T2T-ViT: an image is folded into tokens in steps, neighbours after neighbours; a narrow, deep ViT follows.
+
+Yuan et al., "Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet", 2021.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vtkernels._core import check
+from vtkernels.layers import Attention, Block, Mlp, TokenAttention, TokenPerformer, linear_rates, resize_positions, sin_cos_positions
+from vtkernels.models._base import Config, MapInfo, Model
+from vtkernels.models._registry import Info, Variant, register
+
+TOKENIZERS = ("performer", "transformer")
+
+
+@dataclass(frozen=True)
+class Split:
+    """A sliding window of kernel x kernel cells, whose values become one token."""
+
+    kernel: int
+    stride: int
+    padding: int
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        rows, columns = ((edge + 2 * self.padding - self.kernel) // self.stride + 1 for edge in size)
+        return rows, columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class T2TViTConfig(Config):
+    """A T2T-ViT.
+
+    Attributes:
+        width, depth, heads: channels of a token, blocks, attention heads of the backbone.
+        mlp_ratio: hidden channels of the MLPs over `width`.
+        tokenizer: what looks at the tokens between two splits: "performer", or "transformer" in the t models.
+        token_width: channels of the maps between two splits.
+        token_dropout: of the performer, whatever `dropout` is.
+        splits: how the image, then each map, is cut into overlapping tokens.
+    """
+
+    width: int = 384
+    depth: int = 14
+    heads: int = 6
+    mlp_ratio: float = 3.0
+    tokenizer: str = "performer"
+    token_width: int = 64
+    token_dropout: float = 0.1
+    splits: tuple[Split, ...] = (Split(7, 4, 2), Split(3, 2, 1), Split(3, 2, 1))
+    norm_eps: float = 1e-5
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+
+
+class TokenTransformer(nn.Module):
+    """[B, N, dim] -> [B, N, width]: attention of one head, then an MLP that keeps the width."""
+
+    def __init__(self, dim: int, width: int, eps: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = TokenAttention(dim, width, scale=dim**-0.5)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = Mlp(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class TokensToToken(nn.Module):
+    """[B, C, H, W] -> [B, N, width]: `attention1`, `attention2`, ... stand between the splits, `project` follows the last."""
+
+    def __init__(self, config: T2TViTConfig):
+        super().__init__()
+        self.splits = config.splits
+        channels, width = config.in_channels, config.token_width
+        for index, split in enumerate(config.splits[:-1], 1):
+            dim = channels * split.kernel**2
+            if config.tokenizer == "performer":
+                layer: nn.Module = TokenPerformer(dim, width, config.token_dropout, config.norm_eps)
+            else:
+                layer = TokenTransformer(dim, width, config.norm_eps)
+            self.add_module(f"attention{index}", layer)
+            channels = width
+        self.project = nn.Linear(channels * config.splits[-1].kernel ** 2, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, split in enumerate(self.splits, 1):
+            grid = split.grid(tuple(x.shape[2:]))
+            tokens = F.unfold(x, split.kernel, padding=split.padding, stride=split.stride).transpose(1, 2)
+            if index == len(self.splits):
+                return self.project(tokens)
+            x = self.get_submodule(f"attention{index}")(tokens).transpose(1, 2).unflatten(2, grid)
+
+
+class T2TViT(Model):
+    fixed_size = True
+    prefix_tokens = 1
+
+    def __init__(self, config: T2TViTConfig):
+        super().__init__(config)
+        _check(config)
+        width = config.width
+        self.tokens_to_token = TokensToToken(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        rows, columns = self.grid_size
+        self.pos_embed = nn.Parameter(sin_cos_positions(1 + rows * columns, width), requires_grad=False)
+        self.pos_drop = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                Attention(width, config.heads, qkv_bias=False, attn_drop=config.attention_dropout, proj_drop=config.dropout),
+                int(width * config.mlp_ratio),
+                eps=config.norm_eps,
+                drop=config.dropout,
+                drop_path=rate,
+            )
+            for rate in linear_rates(config.drop_path, config.depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.head = self.new_classifier(width)
+        self.initialise()
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        size = self.config.size
+        for split in self.config.splits:
+            size = split.grid(size)
+        return size
+
+    def initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+
+    def _embed(self, x: Tensor) -> Tensor:
+        x = self.run(self.tokens_to_token, x)
+        return self.pos_drop(torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), 1) + self.pos_embed)
+
+    def _features(self, x: Tensor) -> Tensor:
+        x = self._embed(x)
+        for block in self.blocks:
+            x = self.run(block, x)
+        return self.norm(x)
+
+    def _logits(self, features: Tensor) -> Tensor:
+        return self.head(features[:, 0])
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        x, maps = self._embed(x), []
+        for index, block in enumerate(self.blocks):
+            x = self.run(block, x)
+            if index in self._map_blocks:
+                maps.append(x[:, 1:].transpose(1, 2).unflatten(2, self.grid_size))
+        return maps
+
+    @property
+    def _map_blocks(self) -> tuple[int, ...]:
+        """The last block of each quarter of the depth."""
+        depth = self.config.depth
+        return tuple(sorted({(depth * quarter + 3) // 4 - 1 for quarter in range(1, 5)}))
+
+    @property
+    def maps_info(self) -> list[MapInfo]:
+        reduction = math.prod(split.stride for split in self.config.splits)
+        return [MapInfo(self.config.width, reduction)] * len(self._map_blocks)
+
+    def keep_maps_only(self) -> None:
+        super().keep_maps_only()
+        self.norm = nn.Identity()
+
+    def no_weight_decay(self) -> set[str]:
+        return {"cls_token", "pos_embed"}
+
+    def group_prefixes(self) -> list[tuple[str, ...]]:
+        blocks = [(f"blocks.{index}",) for index in range(self.config.depth)]
+        return [("tokens_to_token", "cls_token", "pos_embed"), *blocks, ("norm", "head")]
+
+    def grid(self, x: Tensor) -> tuple[int, int]:
+        return self.grid_size
+
+    def sees_class_token(self, layer: str) -> bool:
+        return layer.startswith("blocks.")
+
+    def resize_state(self, state: dict[str, Tensor]) -> Iterable[str]:
+        table = state.get("pos_embed")
+        if table is None or table.shape[1] == self.pos_embed.shape[1]:
+            return []
+        side = math.isqrt(table.shape[1] - 1)
+        if side * side != table.shape[1] - 1:
+            return []
+        state["pos_embed"] = resize_positions(table, (side, side), self.grid_size, prefix=1)
+        return ["pos_embed"]
+
+
+def _check(config: T2TViTConfig) -> None:
+    if config.tokenizer not in TOKENIZERS:
+        check.fail("T2TViTConfig", "tokenizer", f"be one of {', '.join(TOKENIZERS)}", repr(config.tokenizer))
+    size = config.size
+    for split in config.splits:
+        size = split.grid(size)
+        if min(size) < 1:
+            check.fail("T2TViTConfig", "img_size", "leave at least one token after every split", config.size, "try 32 pixels or more")
+
+
+def _variant(parameters: int, gmacs: float | None, top1: float | None = None, source: str = "arXiv:2101.11986", classes: int = 1000, **fields) -> Variant:
+    return Variant(T2TViTConfig(**fields), Info(parameters=parameters, gmacs=gmacs, top1=top1, source=source, classes=classes))
+
+
+NARROW = {"width": 256, "heads": 4, "mlp_ratio": 2.0}
+SIZE_19 = {"width": 448, "depth": 19, "heads": 7}
+SIZE_24 = {"width": 512, "depth": 24, "heads": 8}
+TRANSFORMER = {"tokenizer": "transformer"}
+
+register(
+    T2TViT,
+    {
+        "t2t_vit_nano_32": _variant(153_040, None, None, "for tests and demonstrations", 10, img_size=32, width=64, depth=2, heads=2, token_width=32),
+        "t2t_vit_7": _variant(4_310_222, 1.1, 71.7, depth=7, **NARROW),
+        "t2t_vit_10": _variant(5_889_230, 1.5, 75.2, depth=10, **NARROW),
+        "t2t_vit_12": _variant(6_941_902, 1.8, 76.5, depth=12, **NARROW),
+        "t2t_vit_14": _variant(21_545_550, 4.8, 81.5),
+        "t2t_vit_14_resnext": _variant(21_545_550, None, heads=32),
+        "t2t_vit_14_wide": _variant(25_156_302, None, width=768, depth=4, heads=12),
+        "t2t_vit_19": _variant(39_177_422, 8.5, 81.9, **SIZE_19),
+        "t2t_vit_24": _variant(64_105_934, 13.8, 82.3, **SIZE_24),
+        "t2t_vit_t_14": _variant(21_541_070, 6.1, 81.7, **TRANSFORMER),
+        "t2t_vit_t_19": _variant(39_172_942, 9.8, 82.4, **SIZE_19, **TRANSFORMER),
+        "t2t_vit_t_24": _variant(64_101_454, 15.0, 82.6, **SIZE_24, **TRANSFORMER),
+    },
+)

@@ -65,7 +65,7 @@ def test_distilled_logits():
         ({"img_size": 30}, r"img_size must be multiples of patch_size=4, got \(30, 30\)"),
         ({"pooling": "max"}, "pooling must be one of token, norm_then_mean, mean_then_norm, got 'max'"),
         ({"class_token": False}, "pooling must average the patches where there is no class token"),
-        ({"activation": "tanh"}, "name must be one of gelu, gelu_tanh, quick_gelu, relu, silu, got 'tanh'"),
+        ({"activation": "tanh"}, "name must be one of gelu, gelu_tanh, quick_gelu, relu, relu6, silu, got 'tanh'"),
         ({"heads": 3}, "dim must be a multiple of num_heads=3, got 64"),
         ({"drop_path": 1.5}, r"rate must be in \[0, 1\), got"),
     ],

@@ -4,30 +4,41 @@ from vtkernels.layers.activations import ACTIVATIONS, activation
 from vtkernels.layers.attention import Attention
 from vtkernels.layers.autocast import without_autocast
 from vtkernels.layers.block import Block
+from vtkernels.layers.depthwise_separable import DepthwiseSeparableConv, SeparableConv2d
 from vtkernels.layers.drop_path import DropPath, linear_rates
 from vtkernels.layers.layer_scale import LayerScale
 from vtkernels.layers.mlp import Mlp, Mlp2d
-from vtkernels.layers.norm import LayerNorm2d
+from vtkernels.layers.norm import GroupNorm, LayerNorm2d
 from vtkernels.layers.patch_embed import PatchEmbed
 from vtkernels.layers.pos_embed import resize_positions, sin_cos_positions
 from vtkernels.layers.shifted_patches import Patches, ShiftedPatches
+from vtkernels.layers.squeeze_excite import SqueezeExcite
 from vtkernels.layers.token_attention import TokenAttention
 from vtkernels.layers.token_performer import TokenPerformer
+from vtkernels.layers.weight_norm import MeanOnlyBatchNorm2d, WeightNormConv2d
+from vtkernels.layers.weight_standardisation import StdConv2d
 
 __all__ = [
     "ACTIVATIONS",
     "Attention",
     "Block",
+    "DepthwiseSeparableConv",
     "DropPath",
+    "GroupNorm",
     "LayerNorm2d",
     "LayerScale",
+    "MeanOnlyBatchNorm2d",
     "Mlp",
     "Mlp2d",
     "PatchEmbed",
     "Patches",
+    "SeparableConv2d",
     "ShiftedPatches",
+    "SqueezeExcite",
+    "StdConv2d",
     "TokenAttention",
     "TokenPerformer",
+    "WeightNormConv2d",
     "activation",
     "linear_rates",
     "resize_positions",

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtkernels.layers import DropPath, GroupNorm, StdConv2d, linear_rates
-from vtkernels.models._base import Config, MapInfo, Model
+from vtkernels.models._base import Config, MapInfo
+from vtkernels.models._conv_net import ConvNet
 from vtkernels.models._registry import Info, Variant, register
 
 Conv = partial(StdConv2d, bias=False, std_eps=1e-8)
@@ -69,7 +70,7 @@ class PreActBottleneck(nn.Module):
         return shortcut + self.drop_path(self.conv3(F.relu(self.norm3(y))))
 
 
-class BiT(Model):
+class BiT(ConvNet):
     classifiers = ("head.fc",)
 
     def __init__(self, config: BiTConfig):
@@ -89,22 +90,12 @@ class BiT(Model):
         self.head = nn.ModuleDict({"fc": self.new_classifier(dim)})
         self.initialise()
 
-    def initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if self.num_classes:
-            self.initialise_classifier(self.head["fc"])
-
     def initialise_classifier(self, head: nn.Linear) -> None:
         nn.init.normal_(head.weight, std=0.01)
         nn.init.zeros_(head.bias)
 
     def _features(self, x: Tensor) -> Tensor:
         return F.relu(self.norm(self._maps(x)[-1]))
-
-    def _logits(self, features: Tensor) -> Tensor:
-        return self.head["fc"](features.mean((2, 3)))
 
     def _maps(self, x: Tensor) -> list[Tensor]:
         maps = []

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from vtkernels._core import check
 from vtkernels.layers import DropPath, GroupNorm, MeanOnlyBatchNorm2d, SqueezeExcite, StdConv2d, WeightNormConv2d, linear_rates
-from vtkernels.models._base import Config, MapInfo, Model
+from vtkernels.models._base import Config, MapInfo
+from vtkernels.models._conv_net import ConvNet
 from vtkernels.models._registry import Info, Variant, register
 
 NORMS = ("batch", "group", "mean")
@@ -130,9 +131,7 @@ def _shortcut(config: ResNetConfig, dim: int, out: int, stride: int) -> nn.Modul
     return nn.Sequential(config.make_conv(dim, out, 1, stride), config.make_norm(out))
 
 
-class ResNet(Model):
-    classifiers = ("fc",)
-
+class ResNet(ConvNet):
     def __init__(self, config: ResNetConfig):
         super().__init__(config)
         _check(config)
@@ -157,12 +156,7 @@ class ResNet(Model):
         return [self.get_submodule(f"layer{stage + 1}") for stage in range(len(self.config.depths))]
 
     def initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, WeightNormConv2d):
-                nn.init.kaiming_normal_(module.weight_v, mode="fan_out", nonlinearity="relu")
-                module.set_filters(module.weight_v.detach())
-            elif isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        super().initialise()
         if self.config.zero_init_last:
             for block in (block for stage in self.stages for block in stage):
                 conv, norm = block.last
@@ -170,12 +164,6 @@ class ResNet(Model):
 
     def initialise_classifier(self, head: nn.Linear) -> None:
         head.reset_parameters()
-
-    def _features(self, x: Tensor) -> Tensor:
-        return self._maps(x)[-1]
-
-    def _logits(self, features: Tensor) -> Tensor:
-        return self.fc(features.mean((2, 3)))
 
     def _maps(self, x: Tensor) -> list[Tensor]:
         x, maps = self.maxpool(F.relu(self.bn1(self.conv1(x)))), []

@@ -153,7 +153,7 @@ def test_initial_values(name):
     model = create_model(name, num_classes=100)
     for key, module in model.named_modules():
         if isinstance(module, torch.nn.Conv2d) and module.weight.numel() > 5000:
-            expected = (2 / (module.kernel_size[0] ** 2 * module.out_channels / module.groups)) ** 0.5
+            expected = (2 / (module.kernel_size[0] ** 2 * module.out_channels)) ** 0.5
             assert module.weight.std().item() == pytest.approx(expected, rel=0.06), key
         elif isinstance(module, torch.nn.BatchNorm2d):
             assert (module.weight == 1).all() and (module.bias == 0).all(), key

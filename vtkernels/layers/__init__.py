@@ -11,6 +11,7 @@ from vtkernels.layers.mlp import Mlp, Mlp2d
 from vtkernels.layers.norm import GroupNorm, LayerNorm2d
 from vtkernels.layers.patch_embed import PatchEmbed
 from vtkernels.layers.pos_embed import resize_positions, sin_cos_positions
+from vtkernels.layers.same_padding import Conv2dSame, pad_same
 from vtkernels.layers.shifted_patches import Patches, ShiftedPatches
 from vtkernels.layers.squeeze_excite import SqueezeExcite
 from vtkernels.layers.token_attention import TokenAttention
@@ -22,6 +23,7 @@ __all__ = [
     "ACTIVATIONS",
     "Attention",
     "Block",
+    "Conv2dSame",
     "DepthwiseSeparableConv",
     "DropPath",
     "GroupNorm",
@@ -41,6 +43,7 @@ __all__ = [
     "WeightNormConv2d",
     "activation",
     "linear_rates",
+    "pad_same",
     "resize_positions",
     "sin_cos_positions",
     "without_autocast",

@@ -16,11 +16,11 @@ class ConvNet(Model):
 
     classifiers: ClassVar[tuple[str, ...]] = ("fc",)
 
-    def initialise(self) -> None:
-        """Convolutions from normal distributions of variance 2 / (k k C_out / groups); norms and biases as torch has them."""
+    def initialise(self, per_group: bool = False) -> None:
+        """Convolutions from normal distributions of variance 2 / (k k C_out), C_out of one group with `per_group`."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // (module.groups if per_group else 1)
                 weight = module.weight_v if isinstance(module, WeightNormConv2d) else module.weight
                 nn.init.normal_(weight, std=(2 / fan_out) ** 0.5)
                 if isinstance(module, WeightNormConv2d):

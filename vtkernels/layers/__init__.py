@@ -10,7 +10,7 @@ from vtkernels.layers.layer_scale import LayerScale
 from vtkernels.layers.mlp import Mlp, Mlp2d
 from vtkernels.layers.norm import GroupNorm, LayerNorm2d
 from vtkernels.layers.patch_embed import PatchEmbed
-from vtkernels.layers.pos_embed import resize_positions, sin_cos_positions
+from vtkernels.layers.pos_embed import carry_positions, resize_positions, sin_cos_positions
 from vtkernels.layers.same_padding import Conv2dSame, pad_same
 from vtkernels.layers.shifted_patches import Patches, ShiftedPatches
 from vtkernels.layers.squeeze_excite import SqueezeExcite
@@ -42,6 +42,7 @@ __all__ = [
     "TokenPerformer",
     "WeightNormConv2d",
     "activation",
+    "carry_positions",
     "linear_rates",
     "pad_same",
     "resize_positions",

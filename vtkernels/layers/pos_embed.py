@@ -1,5 +1,7 @@
 """Position embeddings: fixed ones, and learned ones carried over to another grid."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,3 +23,16 @@ def sin_cos_positions(count: int, dim: int) -> Tensor:
     channel = torch.arange(dim)
     angle = position / 10000.0 ** (2 * (channel // 2) / dim)
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos())[None].to(torch.get_default_dtype())
+
+
+def carry_positions(state: dict[str, Tensor], name: str, grid: tuple[int, int], prefix: int = 0) -> list[str]:
+    """Resize the table `name` of a state dict in place, if it is another square grid's; the names of what changed."""
+    table = state.get(name)
+    if table is None or table.dim() != 3 or table.shape[1] == prefix + grid[0] * grid[1]:
+        return []
+    count = table.shape[1] - prefix
+    side = math.isqrt(max(count, 0))
+    if side == 0 or side * side != count:
+        return []
+    state[name] = resize_positions(table, (side, side), grid, prefix)
+    return [name]

@@ -7,6 +7,7 @@ import torch
 from oracles import assert_close, random_parameters
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import vtkernels as vt
 from vtkernels._core import testing
@@ -294,6 +295,14 @@ def test_the_module_on_the_cpu_is_as_right_as_timms(timm_cait, dtype):
     truth = copy.deepcopy(peer)(x.double())
     error, allowed = (float((module.to(dtype)(x).double() - truth).detach().abs().max()) for module in (ours, peer))
     assert error <= 2 * allowed + torch.finfo(dtype).eps * float(truth.abs().max())
+
+
+def test_the_module_under_activation_checkpointing():
+    module = vt.nn.ClassAttention(12, 3, qkv_bias=True)
+    x = torch.randn(2, 5, 12, requires_grad=True)
+    (plain,) = torch.autograd.grad(module(x).square().sum(), x)
+    (recomputed,) = torch.autograd.grad(checkpoint(module, x, use_reentrant=False).square().sum(), x)
+    torch.testing.assert_close(recomputed, plain, rtol=0, atol=0)
 
 
 def test_module_dropout_is_for_training_only():

@@ -148,7 +148,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _differentiate(ctx: Any, grad_out: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    tensors, saved = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
+    # read once: activation checkpointing recomputes them for one reading only
+    stored = ctx.saved_tensors
+    tensors, saved = stored[:7], stored[7:]
     nothing = (None,) * len(ctx.scalars)
     if grad_out is None:
         return *(None for _ in tensors), *nothing

@@ -55,5 +55,11 @@ class ClassAttention(nn.Module):
         )  # fmt: skip
         return self.proj_drop(self.proj(out[:, None]))
 
+    def attention_weights(self, x: Tensor) -> Tensor:
+        """[B, h, 1, 1 + N]: what `forward` weighs the class token's own value and those of the patches with."""
+        q = self.q(x[:, :1]).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        k = self.k(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return (q * self.scale @ k.transpose(-2, -1)).softmax(-1)
+
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, attn_drop={self.attn_drop}"

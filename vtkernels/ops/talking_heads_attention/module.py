@@ -62,5 +62,13 @@ class TalkingHeadsAttention(nn.Module):
         )
         return self.proj_drop(self.proj(x))
 
+    def attention_weights(self, x: Tensor) -> Tensor:
+        """[B, h, N, N]: what `forward` weighs the values with, after both mixings."""
+        q, k, _ = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        scores = q * self.scale @ k.transpose(-2, -1)
+        # [B, N, N, h]: the mixings are Linear layers on the axis of heads
+        probabilities = self.proj_l(scores.permute(0, 2, 3, 1)).softmax(-2)
+        return self.proj_w(probabilities).permute(0, 3, 1, 2)
+
     def extra_repr(self) -> str:
         return f"{self.dim}, num_heads={self.num_heads}, attn_drop={self.attn_drop}"

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from vtkernels.models import create_model, load_checkpoint
 
-
 SMALL = {"img_size": 64, "depth": 2}
 
 

@@ -35,14 +35,23 @@ class Isotropic(Model):
 
     def __init__(self, config: IsotropicConfig):
         super().__init__(config)
-        if any(edge % config.patch_size or edge < 1 for edge in config.size):
+        self.check_patches()
+
+    def check_patches(self) -> None:
+        config = self.config
+        if config.patch_size < 1 or any(edge % config.patch_size or edge < 1 for edge in config.size):
             expected, hint = f"be multiples of patch_size={config.patch_size}", "change img_size or patch_size"
             check.fail(type(config).__name__, "img_size", expected, config.size, hint)
 
     @property
+    def reduction(self) -> int:
+        """Pixels that a token spans on each axis."""
+        return self.config.patch_size
+
+    @property
     def grid_size(self) -> tuple[int, int]:
         height, width = self.config.size
-        return height // self.config.patch_size, width // self.config.patch_size
+        return height // self.reduction, width // self.reduction
 
     @property
     def num_patches(self) -> int:
@@ -69,7 +78,7 @@ class Isotropic(Model):
         for index, block in enumerate(self.blocks):
             x = self.run(block, x)
             if index in self._map_blocks:
-                maps.append(x[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, self.grid_size))
+                maps.append(x[:, -self.num_patches :].transpose(1, 2).unflatten(2, self.grid_size))
         return maps
 
     @property
@@ -80,7 +89,7 @@ class Isotropic(Model):
 
     @property
     def maps_info(self) -> list[MapInfo]:
-        return [MapInfo(self.config.width, self.config.patch_size)] * len(self._map_blocks)
+        return [MapInfo(self.config.width, self.reduction)] * len(self._map_blocks)
 
     def keep_maps_only(self) -> None:
         super().keep_maps_only()

@@ -11,25 +11,24 @@ from torch import Tensor, nn
 
 from vtkernels._core import check
 from vtkernels.layers import Block, PatchEmbed, carry_positions
-from vtkernels.models._base import Config, MapInfo, Model
+from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
 from vtkernels.ops.class_attention.module import ClassAttention
 from vtkernels.ops.talking_heads_attention.module import TalkingHeadsAttention
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaitConfig(Config):
+class CaitConfig(IsotropicConfig):
     """A CaiT. `drop_path` is the same in all blocks of the trunk, and none in those of class attention.
 
     Attributes:
-        width, depth, heads: channels of a token, blocks of the trunk, attention heads.
+        width, depth, heads: channels of a token, blocks of the trunk, attention heads of both parts.
         class_depth: blocks of class attention.
         mlp_ratio: hidden channels of the MLP over `width`.
         layer_scale: initial factor of every residual branch; the deeper, the smaller.
         dropout, attention_dropout: in the trunk; there is none in class attention.
     """
 
-    patch_size: int = 16
     width: int = 192
     depth: int = 24
     heads: int = 4
@@ -66,9 +65,9 @@ class ClassBlock(ScaledBlock):
         return self.attn(self.norm1(torch.cat((token, patches), 1)))
 
 
-class Cait(Model):
-    fixed_size = True
+class Cait(Isotropic):
     prefix_tokens = 1
+    embedding = ("patch_embed", "pos_embed", "cls_token")
 
     def __init__(self, config: CaitConfig):
         super().__init__(config)
@@ -76,8 +75,7 @@ class Cait(Model):
         width = config.width
         self.patch_embed = self.new_patch_embed()
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-        rows, columns = self.grid_size
-        self.pos_embed = nn.Parameter(torch.empty(1, rows * columns, width))
+        self.pos_embed = nn.Parameter(torch.empty(1, self.num_patches, width))
         self.pos_drop = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(self.new_block(index) for index in range(config.depth))
         self.blocks_token_only = nn.ModuleList(self.new_class_block(index) for index in range(config.class_depth))
@@ -87,8 +85,6 @@ class Cait(Model):
 
     def check_config(self) -> None:
         config = self.config
-        if config.patch_size < 1 or any(edge % config.patch_size or edge < 1 for edge in config.size):
-            check.fail(type(config).__name__, "img_size", f"be multiples of patch_size={config.patch_size}", config.size, "change img_size or patch_size")
         if config.class_depth < 1:
             check.fail(type(config).__name__, "class_depth", "be at least 1", config.class_depth, "the class token is read after class attention")
 
@@ -119,20 +115,13 @@ class Cait(Model):
         for table in (self.pos_embed, self.cls_token):
             nn.init.trunc_normal_(table, std=0.02)
 
-    @property
-    def grid_size(self) -> tuple[int, int]:
-        height, width = self.config.size
-        return height // self.config.patch_size, width // self.config.patch_size
-
-    def _trunk(self, x: Tensor) -> Iterable[Tensor]:
-        """The patches after each block."""
-        x = self.pos_drop(self.patch_embed(x) + self.pos_embed)
-        for block in self.blocks:
-            x = self.run(block, x)
-            yield x
+    def _embed(self, x: Tensor) -> Tensor:
+        return self.pos_drop(self.patch_embed(x) + self.pos_embed)
 
     def _features(self, x: Tensor) -> Tensor:
-        *_, patches = self._trunk(x)
+        patches = self._embed(x)
+        for block in self.blocks:
+            patches = self.run(block, patches)
         token = self.cls_token.expand(x.shape[0], -1, -1)
         for block in self.blocks_token_only:
             token = self.run(block, token, patches)
@@ -141,36 +130,17 @@ class Cait(Model):
     def _logits(self, features: Tensor) -> Tensor:
         return self.head(features[:, 0])
 
-    def _maps(self, x: Tensor) -> list[Tensor]:
-        maps = [patches for index, patches in enumerate(self._trunk(x)) if index in self._map_blocks]
-        return [patches.transpose(1, 2).unflatten(2, self.grid_size) for patches in maps]
-
-    @property
-    def _map_blocks(self) -> tuple[int, ...]:
-        """The last block of each quarter of the depth."""
-        depth = self.config.depth
-        return tuple(sorted({(depth * quarter + 3) // 4 - 1 for quarter in range(1, 5)}))
-
-    @property
-    def maps_info(self) -> list[MapInfo]:
-        return [MapInfo(self.config.width, self.config.patch_size)] * len(self._map_blocks)
-
     def keep_maps_only(self) -> None:
         super().keep_maps_only()
         self.cls_token = None
         self.blocks_token_only = nn.ModuleList()
-        self.norm = nn.Identity()
 
     def no_weight_decay(self) -> set[str]:
         return {"pos_embed", "cls_token"}
 
     def group_prefixes(self) -> list[tuple[str, ...]]:
-        trunk = [(f"blocks.{index}",) for index in range(self.config.depth)]
-        heads = [(f"blocks_token_only.{index}",) for index in range(self.config.class_depth)]
-        return [("patch_embed", "pos_embed", "cls_token"), *trunk, *heads, ("norm", "head")]
-
-    def grid(self, x: Tensor) -> tuple[int, int]:
-        return self.grid_size
+        *trunk, head = super().group_prefixes()
+        return [*trunk, *((f"blocks_token_only.{index}",) for index in range(self.config.class_depth)), head]
 
     def sees_class_token(self, layer: str) -> bool:
         return layer.startswith("blocks_token_only.")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vtkernels._core import check
 from vtkernels.layers import Attention, Block, Mlp, PatchEmbed, carry_positions, linear_rates
-from vtkernels.models._base import Config, MapInfo, Model
+from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
 from vtkernels.models._vit_names import canonical_names
 
@@ -20,11 +20,11 @@ INITS = ("timm", "deit", "jax", "torch")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViTConfig(Config):
+class ViTConfig(IsotropicConfig):
     """A ViT.
 
     Attributes:
-        width, depth, heads: channels of a token, blocks, attention heads.
+        heads: attention heads.
         mlp_ratio: hidden channels of the MLP over `width`.
         class_token: whether a learned token is put before the patches.
         distilled: whether DeiT's distillation token and its head follow the class token.
@@ -34,7 +34,6 @@ class ViTConfig(Config):
         init: initial values as in "timm", "deit", the original code ("jax"), or "torch": its defaults, tokens and positions of unit variance.
     """
 
-    patch_size: int = 16
     width: int = 768
     depth: int = 12
     heads: int = 12
@@ -51,8 +50,8 @@ class ViTConfig(Config):
     init: str = "timm"
 
 
-class VisionTransformer(Model):
-    fixed_size = True
+class VisionTransformer(Isotropic):
+    embedding = ("patch_embed", "pos_embed", "cls_token", "dist_token")
 
     def __init__(self, config: ViTConfig):
         super().__init__(config)
@@ -62,8 +61,7 @@ class VisionTransformer(Model):
         self.patch_embed = self.new_patch_embed()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
         self.dist_token = nn.Parameter(torch.zeros(1, 1, width)) if config.distilled else None
-        rows, columns = self.grid_size
-        self.pos_embed = nn.Parameter(torch.empty(1, self.prefix_tokens + rows * columns, width))
+        self.pos_embed = nn.Parameter(torch.empty(1, self.prefix_tokens + self.num_patches, width))
         self.pos_drop = nn.Dropout(config.dropout if config.embedding_dropout is None else config.embedding_dropout)
         self.blocks = nn.ModuleList(self.new_block(rate) for rate in self.drop_rates())
         # timm calls the final norm by another name where it comes after pooling
@@ -87,12 +85,6 @@ class VisionTransformer(Model):
             check.fail(name, "distilled", "come with a class token and pooling='token'", config.distilled, "try class_token=True, pooling='token'")
         if config.init not in INITS:
             check.fail(name, "init", f"be one of {', '.join(INITS)}", repr(config.init))
-        self.check_patches()
-
-    def check_patches(self) -> None:
-        config = self.config
-        if config.patch_size < 1 or any(edge % config.patch_size or edge < 1 for edge in config.size):
-            check.fail(type(config).__name__, "img_size", f"be multiples of patch_size={config.patch_size}", config.size, "change img_size or patch_size")
 
     # what related families replace
 
@@ -117,16 +109,6 @@ class VisionTransformer(Model):
 
     def drop_rates(self) -> list[float]:
         return linear_rates(self.config.drop_path, self.config.depth)
-
-    @property
-    def reduction(self) -> int:
-        """Pixels that a token spans on each axis."""
-        return self.config.patch_size
-
-    @property
-    def grid_size(self) -> tuple[int, int]:
-        height, width = self.config.size
-        return height // self.reduction, width // self.reduction
 
     def initialise(self) -> None:
         if self.config.init == "jax":
@@ -177,12 +159,6 @@ class VisionTransformer(Model):
         prefix = [token.expand(x.shape[0], -1, -1) for token in (self.cls_token, self.dist_token) if token is not None]
         return self.pos_drop(torch.cat((*prefix, x), 1) + self.pos_embed)
 
-    def _features(self, x: Tensor) -> Tensor:
-        x = self._embed(x)
-        for block in self.blocks:
-            x = self.run(block, x)
-        return self.norm(x)
-
     def _logits(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         if self.config.distilled:
             logits, distilled = self.head(features[:, 0]), self.head_dist(features[:, 1])
@@ -192,37 +168,16 @@ class VisionTransformer(Model):
     def pool(self, features: Tensor) -> Tensor:
         return features[:, 0] if self.config.pooling == "token" else features[:, self.prefix_tokens :].mean(1)
 
-    def _maps(self, x: Tensor) -> list[Tensor]:
-        x, maps = self._embed(x), []
-        for index, block in enumerate(self.blocks):
-            x = self.run(block, x)
-            if index in self._map_blocks:
-                maps.append(x[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, self.grid_size))
-        return maps
-
-    @property
-    def _map_blocks(self) -> tuple[int, ...]:
-        """The last block of each quarter of the depth."""
-        depth = self.config.depth
-        return tuple(sorted({(depth * quarter + 3) // 4 - 1 for quarter in range(1, 5)}))
-
-    @property
-    def maps_info(self) -> list[MapInfo]:
-        return [MapInfo(self.config.width, self.reduction)] * len(self._map_blocks)
-
     def keep_maps_only(self) -> None:
         super().keep_maps_only()
-        self.norm, self.fc_norm = nn.Identity(), nn.Identity()
+        self.fc_norm = nn.Identity()
 
     def no_weight_decay(self) -> set[str]:
         return {"pos_embed", "cls_token", "dist_token"}
 
     def group_prefixes(self) -> list[tuple[str, ...]]:
-        blocks = [(f"blocks.{index}",) for index in range(self.config.depth)]
-        return [("patch_embed", "pos_embed", "cls_token", "dist_token"), *blocks, ("norm", "fc_norm", "head", "head_dist")]
-
-    def grid(self, x: Tensor) -> tuple[int, int]:
-        return self.grid_size
+        *layers, head = super().group_prefixes()
+        return [*layers, (*head, "fc_norm", "head_dist")]
 
     @classmethod
     def convert_state(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:

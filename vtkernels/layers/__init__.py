@@ -16,6 +16,7 @@ from vtkernels.layers.shifted_patches import Patches, ShiftedPatches
 from vtkernels.layers.squeeze_excite import SqueezeExcite
 from vtkernels.layers.token_attention import TokenAttention
 from vtkernels.layers.token_performer import TokenPerformer
+from vtkernels.layers.tokens import to_map, to_tokens
 from vtkernels.layers.weight_norm import MeanOnlyBatchNorm2d, WeightNormConv2d
 from vtkernels.layers.weight_standardisation import StdConv2d
 
@@ -47,5 +48,7 @@ __all__ = [
     "pad_same",
     "resize_positions",
     "sin_cos_positions",
+    "to_map",
+    "to_tokens",
     "without_autocast",
 ]

@@ -28,6 +28,7 @@ class TokenPerformer(nn.Module):
 
     Input and output differ in width, so the values themselves are the shortcut around the attention. `w`, the features'
     directions, is drawn once and never trained. Parameters are named as in the official code; `kqv` lays out keys first.
+    `beside`, in ViTAE, is what a parallel branch made of the same input; it joins before the MLP.
     """
 
     def __init__(self, dim: int, width: int, dropout: float = 0.1, eps: float = 1e-5):
@@ -45,9 +46,10 @@ class TokenPerformer(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.orthogonal_(self.w, gain=math.sqrt(self.w.shape[0]))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, beside: Tensor | None = None) -> Tensor:
         k, q, v = self.kqv(self.norm1(x)).chunk(3, -1)
         x = v + self.drop(self.proj(self._attend(self.features(q), self.features(k), v)))
+        x = x if beside is None else x + beside
         return x + self.mlp(self.norm2(x))
 
     def features(self, t: Tensor) -> Tensor:
@@ -63,7 +65,7 @@ class TokenPerformer(nn.Module):
             total = q @ k.sum(1, keepdim=True).mT
             return (q @ (k.mT @ v.to(k.dtype)) / (total + EPSILON)).to(v.dtype)
 
-    def attention_weights(self, x: Tensor) -> Tensor:
+    def attention_weights(self, x: Tensor, beside: Tensor | None = None) -> Tensor:
         """[B, 1, N, N]: what `forward` weighs the values with, although it never forms it."""
         k, q, _ = self.kqv(self.norm1(x)).chunk(3, -1)
         scores = self.features(q) @ self.features(k).mT

@@ -64,10 +64,13 @@ class Isotropic(Model):
     def _embed(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def _step(self, block: nn.Module, x: Tensor) -> Tensor:
+        return self.run(block, x)
+
     def _features(self, x: Tensor) -> Tensor:
         x = self._embed(x)
         for block in self.blocks:
-            x = self.run(block, x)
+            x = self._step(block, x)
         return self.norm(x)
 
     def _logits(self, features: Tensor) -> Tensor:
@@ -76,7 +79,7 @@ class Isotropic(Model):
     def _maps(self, x: Tensor) -> list[Tensor]:
         x, maps = self._embed(x), []
         for index, block in enumerate(self.blocks):
-            x = self.run(block, x)
+            x = self._step(block, x)
             if index in self._map_blocks:
                 maps.append(x[:, -self.num_patches :].transpose(1, 2).unflatten(2, self.grid_size))
         return maps

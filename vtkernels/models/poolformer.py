@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtkernels._core import check
-from vtkernels.layers import Attention, DropPath, LayerNorm2d, LayerScale, Mlp2d, linear_rates
+from vtkernels.layers import Attention, DropPath, LayerNorm2d, LayerScale, Mlp2d, linear_rates, to_map, to_tokens
 from vtkernels.models._base import Config, MapInfo, Model
 from vtkernels.models._registry import Info, Variant, register
 
@@ -56,10 +56,10 @@ class MapAttention(Attention):
     """Self-attention of all pixels of a map [B, C, H, W]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(_tokens(x)).transpose(1, 2).unflatten(2, x.shape[2:])
+        return to_map(super().forward(to_tokens(x)), x.shape[2:])
 
     def attention_weights(self, x: Tensor) -> Tensor:
-        return super().attention_weights(_tokens(x))
+        return super().attention_weights(to_tokens(x))
 
 
 class SpatialFc(nn.Module):
@@ -217,10 +217,6 @@ class PoolFormer(Model):
                 table = F.interpolate(state[name].float(), size=stage.pos_embed.shape[2:], mode="bicubic", align_corners=False)
                 state[name] = table.to(state[name].dtype)
                 yield name
-
-
-def _tokens(x: Tensor) -> Tensor:
-    return x.flatten(2).transpose(1, 2)
 
 
 def _norm(config: PoolFormerConfig, width: int) -> nn.Module:

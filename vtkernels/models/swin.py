@@ -110,6 +110,7 @@ class SwinTransformer(Model):
     """Any image size goes: whether a block's windows are shifted is decided for the map that arrives. Window sizes are fixed by `img_size`."""
 
     classifiers = ("head.fc",)
+    attention: ClassVar[type[nn.Module]] = WindowAttention
     block: ClassVar[type[nn.Module]] = SwinBlock
     merging: ClassVar[type[nn.Module]] = PatchMerging
 
@@ -117,7 +118,7 @@ class SwinTransformer(Model):
         super().__init__(config)
         _check(config)
         self.fixed_size = config.absolute_positions
-        self.patch_embed = SwinPatches(config.patch_size, config.in_channels, config.width, config.norm_eps)
+        self.patch_embed = self.new_patches()
         self.absolute_pos_embed = None
         if config.absolute_positions:
             rows, columns = self.grid_size
@@ -137,6 +138,10 @@ class SwinTransformer(Model):
         self.head = nn.Sequential(OrderedDict(fc=self.new_classifier(width)))
         self.initialise()
 
+    def new_patches(self) -> nn.Module:
+        config = self.config
+        return SwinPatches(config.patch_size, config.in_channels, config.width, config.norm_eps)
+
     def new_block(self, stage: int, shifted: bool, drop_path: float) -> nn.Module:
         config, width, window = self.config, self.config.width << stage, self.window_size(stage)
         return self.block(
@@ -151,7 +156,7 @@ class SwinTransformer(Model):
 
     def new_attention(self, stage: int, width: int, window: tuple[int, int]) -> nn.Module:
         config = self.config
-        return WindowAttention(
+        return self.attention(
             width,
             window,
             config.heads[stage],

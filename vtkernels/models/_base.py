@@ -181,7 +181,9 @@ class Model(nn.Module):
         if not self.prefix_tokens:
             check.fail(type(self).__name__, "model", "have a class token", "none", "attention_maps(x) gives every layer's weights")
         maps = [weights for name, weights in self.attention_maps(x).items() if self.sees_class_token(name)]
-        return maps[layer][:, :, 0, self.prefix_tokens :].unflatten(-1, self.grid(x))
+        rows, columns = self.grid(x)
+        # the patches are the last keys; whether the class token is one itself depends on the family
+        return maps[layer][:, :, 0, -rows * columns :].unflatten(-1, (rows, columns))
 
     def sees_class_token(self, layer: str) -> bool:
         return True

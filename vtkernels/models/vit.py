@@ -16,7 +16,7 @@ from vtkernels.models._registry import Info, Variant, register
 from vtkernels.models._vit_names import canonical_names
 
 POOLINGS = ("token", "norm_then_mean", "mean_then_norm")
-INITS = ("timm", "deit", "jax", "torch")
+INITS = ("timm", "deit", "jax", "torch", "xavier")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,8 @@ class ViTConfig(IsotropicConfig):
         pooling: "token" reads the class token; the others average the patches, after the final norm or before it.
         activation: "gelu", or "gelu_tanh" as in the original JAX code.
         dropout, embedding_dropout: of both branches of a block, and of the tokens with their positions, where None means `dropout`.
-        init: initial values as in "timm", "deit", the original code ("jax"), or "torch": its defaults, tokens and positions of unit variance.
+        init: initial values as in "timm", "deit" or the original code, "jax"; or tokens and positions of unit variance beside weights
+            by torch's default ("torch") or by Glorot's normal distribution ("xavier").
     """
 
     width: int = 768
@@ -113,7 +114,9 @@ class VisionTransformer(Isotropic):
     def initialise(self) -> None:
         if self.config.init == "jax":
             self._initialise_as_jax()
-        elif self.config.init == "torch":
+        elif self.config.init in ("torch", "xavier"):
+            if self.config.init == "xavier":
+                xavier_normal(self)
             for table in self._tables():
                 nn.init.normal_(table)
         else:
@@ -138,7 +141,8 @@ class VisionTransformer(Isotropic):
                 for layer in (module.fc1, module.fc2):
                     nn.init.xavier_uniform_(layer.weight)
                     nn.init.normal_(layer.bias, std=1e-6)
-        _lecun_normal(self.patch_embed.proj)
+            elif isinstance(module, nn.Conv2d):
+                _lecun_normal(module)
         nn.init.normal_(self.pos_embed, std=0.02)
         for name in self.classifiers:
             if isinstance(head := self.get_submodule(name), nn.Linear):
@@ -151,6 +155,8 @@ class VisionTransformer(Isotropic):
         if self.config.init == "jax":
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
+        elif self.config.init == "xavier":
+            xavier_normal(head)
         elif self.config.init != "torch":
             _truncated_normal(head)
 
@@ -185,6 +191,15 @@ class VisionTransformer(Isotropic):
 
     def resize_state(self, state: dict[str, Tensor]) -> Iterable[str]:
         return carry_positions(state, "pos_embed", self.grid_size, self.prefix_tokens)
+
+
+def xavier_normal(module: nn.Module) -> None:
+    """Glorot's normal weights and no bias in every layer; a convolution for patches counts as the Linear layer it is."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            nn.init.xavier_normal_(layer.weight.flatten(1))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def _truncated_normal(layer: nn.Linear) -> None:

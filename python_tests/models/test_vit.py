@@ -190,7 +190,7 @@ def test_distilled_logits():
     [
         ({"img_size": 30}, r"img_size must be multiples of patch_size=4, got \(30, 30\)"),
         ({"pooling": "max"}, "pooling must be one of token, norm_then_mean, mean_then_norm, got 'max'"),
-        ({"init": "zeros"}, "init must be one of timm, deit, jax, torch, got 'zeros'"),
+        ({"init": "zeros"}, "init must be one of timm, deit, jax, torch, xavier, got 'zeros'"),
         ({"patch_size": 0}, "img_size must be multiples of patch_size=0"),
         ({"distilled": True, "pooling": "norm_then_mean"}, "distilled must come with a class token and pooling='token'"),
         ({"class_token": False}, "pooling must average the patches where there is no class token"),

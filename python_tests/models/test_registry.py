@@ -50,6 +50,17 @@ def test_unknown_names_are_answered_with_the_nearest():
         vt.create_model("vit_nano_patch4_32", patchsize=2)
 
 
+def test_models_of_words_are_plain_modules():
+    model = vt.create_model("transformer_nano")
+    assert isinstance(model, torch.nn.Module) and not isinstance(model, Model)
+    assert vt.create_model("bert_nano", depth=1).config.depth == 1
+    with pytest.raises(TypeError, match="bert_nano takes words, not images, and has no feature maps; leave features_only out"):
+        vt.create_model("bert_nano", features_only=True)
+    for field, value in (("num_classes", 10), ("img_size", 32), ("drop_path", 0.1)):
+        with pytest.raises(TypeError, match=f"bert_nano has no field '{field}'"):
+            vt.create_model("bert_nano", **{field: value})
+
+
 def test_importing_the_package_loads_no_model():
     program = "import sys, vtkernels; print([name for name in sys.modules if name.startswith(('vtkernels.models', 'vtkernels.layers'))])"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout

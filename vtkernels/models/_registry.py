@@ -92,8 +92,8 @@ def create_model(
     checkpoint: str | None = None,
     features_only: bool = False,
     **overrides: Any,
-) -> Model | FeatureMaps:
-    """A model by name.
+) -> Model | FeatureMaps | nn.Module:
+    """A model by name. Those of images are `Model`s; those of words are plain modules, to which some arguments mean nothing.
 
     Args:
         name: one of `vt.list_models()`.
@@ -109,8 +109,10 @@ def create_model(
     fields = {field.name for field in dataclasses.fields(variant.config)}
     asked = {"img_size": img_size, "drop_path": drop_path, **overrides}
     changes = {field: value for field, value in asked.items() if value is not None or field in overrides}
-    if "num_classes" in fields:
+    if "num_classes" in fields or num_classes != 1000:
         changes["num_classes"] = num_classes
+    if features_only and not issubclass(family, Model):
+        raise TypeError(f"create_model: {name} takes words, not images, and has no feature maps; leave features_only out")
     for field in changes:
         if field not in fields:
             raise TypeError(f"create_model: {name} has no field {field!r}; {_nearest(field, fields)}; its fields are {', '.join(sorted(fields))}")

@@ -83,12 +83,12 @@ def test_penultimate_channels_and_drop_path():
             assert create_model(name).head_width == channels
     model = nano("nasnet_nano", drop_path=0.5)
     rates = [module.drop_path.rate for module in model.modules() if isinstance(module, Cell)]
-    assert rates == pytest.approx([0.5 * (index + 1) / 7 for index in range(7)])
+    assert rates == pytest.approx([0.5 * (index + 1) / 5 for index in range(5)])
 
 
 def test_who_precedes_the_cell_after_a_reduction():
-    """The last cell before the reduction, or with `skip_reduction_input` the one before that, which is narrower here."""
-    for skip, channels in ((False, 6 * 8), (True, 4 * 4)):
+    """The last cell before the reduction, or with `skip_reduction_input` the one before that, which here is the stem."""
+    for skip, channels in ((False, 6 * 8), (True, 8)):
         cell = nano("nasnet_nano", skip_reduction_input=skip).get_submodule("cell_1")
         assert cell.path_1.conv.in_channels == channels
 
@@ -97,7 +97,7 @@ def test_who_precedes_the_cell_after_a_reduction():
     ("options", "message"),
     [
         ({"stem": "deep"}, "stem must be one of imagenet, cifar, got 'deep'"),
-        ({"filters": 6}, "filters must be a multiple of 4, which the smallest cell divides it by, got 6"),
+        ({"filters": 6, "stem": "imagenet"}, "filters must be a multiple of 4, which the smallest cell divides it by, got 6"),
         ({"repeats": 0}, "repeats must be positive, got 0"),
         ({"drop_path": 1.0}, r"rate must be in \[0, 1\), got 1.0"),
     ],

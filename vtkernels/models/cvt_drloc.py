@@ -47,8 +47,9 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # half precision would round small variances to 0, where the root has no derivative
         precise = x.to(torch.promote_types(x.dtype, torch.float32))
-        variance, mean = torch.var_mean(precise, 1, correction=0, keepdim=True)
-        return ((precise - mean) / (variance.sqrt() + self.eps) * self.g + self.b).to(x.dtype)
+        centred = precise - precise.mean(1, keepdim=True)
+        deviation = centred.square().mean(1, keepdim=True).sqrt()
+        return (centred / (deviation + self.eps) * self.g + self.b).to(x.dtype)
 
 
 class PreNorm(nn.Module):

@@ -32,6 +32,25 @@ def test_timm(name, choices, shared, tmp_path):
     assert_same_function(ours, theirs, images(1, ours.config.size))
 
 
+def test_attention_maps_are_those_of_timm():
+    theirs = peer("timm").create_model("deit_tiny_distilled_patch16_224", **SMALL).double().eval()
+    ours = create_model("deit_tiny_distilled_patch16_224", **SMALL).double().eval()
+    ours.load_state_dict(theirs.state_dict())
+    seen = []
+    for block in theirs.blocks:
+        # the fused kernel does not show its weights
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    x = images(2, 64, dtype=torch.float64)
+    theirs(x)
+    found = ours.attention_maps(x)
+    assert list(found) == ["blocks.0.attn", "blocks.1.attn"]
+    for weights, expected in zip(found.values(), seen, strict=True):
+        torch.testing.assert_close(weights, expected, rtol=1e-9, atol=1e-12)
+    # the first two tokens are those of class and distillation
+    torch.testing.assert_close(ours.get_attention(x, 0), seen[0][:, :, 0, 2:].reshape(2, 3, 4, 4), rtol=1e-9, atol=1e-12)
+
+
 def test_torchvision(tmp_path):
     torchvision = peer("torchvision")
     theirs = torchvision.models.VisionTransformer(image_size=64, patch_size=16, num_layers=2, num_heads=3, hidden_dim=192, mlp_dim=768)
@@ -196,6 +215,7 @@ def test_distilled_logits():
         ({"class_token": False}, "pooling must average the patches where there is no class token"),
         ({"activation": "tanh"}, "name must be one of gelu, gelu_tanh, quick_gelu, relu, relu6, silu, got 'tanh'"),
         ({"heads": 3}, "dim must be a multiple of num_heads=3, got 64"),
+        ({"heads": 0}, "dim must be a multiple of num_heads=0, got 64"),
         ({"drop_path": 1.5}, r"rate must be in \[0, 1\), got"),
     ],
 )

@@ -14,7 +14,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, scale: float | None = None, attn_drop: float = 0.0, proj_drop: float = 0.0):
         super().__init__()
-        if dim % num_heads:
+        if num_heads < 1 or dim % num_heads:
             check.fail("Attention", "dim", f"be a multiple of num_heads={num_heads}", dim)
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5 if scale is None else scale

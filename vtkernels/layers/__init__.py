@@ -6,6 +6,7 @@ from vtkernels.layers.autocast import without_autocast
 from vtkernels.layers.block import Block
 from vtkernels.layers.depthwise_separable import DepthwiseSeparableConv, SeparableConv2d
 from vtkernels.layers.drop_path import DropPath, linear_rates
+from vtkernels.layers.initial import lecun_normal, truncated_normal_linears
 from vtkernels.layers.layer_scale import LayerScale
 from vtkernels.layers.mlp import Mlp, Mlp2d
 from vtkernels.layers.norm import GroupNorm, LayerNorm2d
@@ -44,11 +45,13 @@ __all__ = [
     "WeightNormConv2d",
     "activation",
     "carry_positions",
+    "lecun_normal",
     "linear_rates",
     "pad_same",
     "resize_positions",
     "sin_cos_positions",
     "to_map",
     "to_tokens",
+    "truncated_normal_linears",
     "without_autocast",
 ]

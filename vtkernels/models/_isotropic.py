@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from vtkernels._core import check
+from vtkernels.layers import to_map
 from vtkernels.models._base import Config, MapInfo, Model
 
 
@@ -81,7 +82,7 @@ class Isotropic(Model):
         for index, block in enumerate(self.blocks):
             x = self._step(block, x)
             if index in self._map_blocks:
-                maps.append(x[:, -self.num_patches :].transpose(1, 2).unflatten(2, self.grid_size))
+                maps.append(to_map(x[:, -self.num_patches :], self.grid_size))
         return maps
 
     @property

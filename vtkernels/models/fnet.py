@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vtkernels._core import check
-from vtkernels.layers import Block, PatchEmbed, carry_positions, linear_rates
+from vtkernels.layers import Block, PatchEmbed, carry_positions, linear_rates, truncated_normal_linears
 from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
 
@@ -93,10 +93,7 @@ class FNet(Isotropic):
         self.initialise()
 
     def initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        truncated_normal_linears(self)
         for table in (self.pos_embed, self.cls_token):
             if table is not None:
                 nn.init.trunc_normal_(table, std=0.02)

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from vtkernels.layers import DropPath, Mlp, PatchEmbed, linear_rates
+from vtkernels.layers import DropPath, Mlp, PatchEmbed, lecun_normal, linear_rates
 from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
-
-# standard deviation of a normal distribution cut off at twice its own
-STD_OF_TRUNCATED_NORMAL = 0.87962566103423978
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +56,7 @@ class MlpMixer(Isotropic):
     def initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)):
-                lecun_normal_(module.weight)
-                nn.init.zeros_(module.bias)
+                lecun_normal(module)
         if isinstance(self.head, nn.Linear):
             self.initialise_classifier(self.head)
 
@@ -74,12 +70,6 @@ class MlpMixer(Isotropic):
     @classmethod
     def convert_state(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
         return _from_jax(state) if "stem/kernel" in state else state
-
-
-def lecun_normal_(weight: Tensor) -> Tensor:
-    """Variance 1 / fan-in, cut off at two standard deviations: the default of Flax."""
-    std = weight[0].numel() ** -0.5 / STD_OF_TRUNCATED_NORMAL
-    return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
 def _from_jax(state: dict[str, Tensor]) -> dict[str, Tensor]:

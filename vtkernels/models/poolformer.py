@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtkernels._core import check
-from vtkernels.layers import Attention, DropPath, LayerNorm2d, LayerScale, Mlp2d, linear_rates, to_map, to_tokens
+from vtkernels.layers import Attention, DropPath, LayerNorm2d, LayerScale, Mlp2d, linear_rates, to_map, to_tokens, truncated_normal_linears
 from vtkernels.models._base import Config, MapInfo, Model
 from vtkernels.models._registry import Info, Variant, register
 
@@ -153,11 +153,10 @@ class PoolFormer(Model):
         self.initialise()
 
     def initialise(self) -> None:
-        layers = [layer for module in self.modules() if isinstance(module, Mlp2d) for layer in (module.fc1, module.fc2)]
-        layers += [module for module in self.modules() if isinstance(module, nn.Linear)]
-        for layer in layers:
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            if layer.bias is not None:
+        truncated_normal_linears(self)
+        for mlp in (module for module in self.modules() if isinstance(module, Mlp2d)):
+            for layer in (mlp.fc1, mlp.fc2):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
 
     @property

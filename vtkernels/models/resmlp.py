@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vtkernels.layers import DropPath, Mlp, PatchEmbed
+from vtkernels.layers import DropPath, Mlp, PatchEmbed, truncated_normal_linears
 from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
 
@@ -66,13 +66,7 @@ class ResMlp(Isotropic):
         self.blocks = nn.ModuleList(ResMlpBlock(config, self.num_patches) for _ in range(config.depth))
         self.norm = Affine(config.width)
         self.head = self.new_classifier(config.width)
-        self.initialise()
-
-    def initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        truncated_normal_linears(self)
 
     def _embed(self, x: Tensor) -> Tensor:
         return self.stem(x)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vtkernels._core import check
-from vtkernels.layers import Attention, Block, Mlp, PatchEmbed, carry_positions, linear_rates
+from vtkernels.layers import Attention, Block, Mlp, PatchEmbed, carry_positions, lecun_normal, linear_rates
 from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
 from vtkernels.models._vit_names import canonical_names
@@ -142,7 +142,7 @@ class VisionTransformer(Isotropic):
                     nn.init.xavier_uniform_(layer.weight)
                     nn.init.normal_(layer.bias, std=1e-6)
             elif isinstance(module, nn.Conv2d):
-                _lecun_normal(module)
+                lecun_normal(module)
         nn.init.normal_(self.pos_embed, std=0.02)
         for name in self.classifiers:
             if isinstance(head := self.get_submodule(name), nn.Linear):
@@ -206,13 +206,6 @@ def _truncated_normal(layer: nn.Linear) -> None:
     nn.init.trunc_normal_(layer.weight, std=0.02)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
-
-
-def _lecun_normal(layer: nn.Conv2d) -> None:
-    # a normal distribution cut off at two deviations has 0.8796 of its variance's root left
-    std = layer.weight[0].numel() ** -0.5 / 0.87962566103423978
-    nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
-    nn.init.zeros_(layer.bias)
 
 
 def _variant(parameters: int, gmacs: float | None, top1: float | None = None, **fields: object) -> Variant:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vtkernels._core import check
-from vtkernels.layers import Attention, DropPath, Mlp, PatchEmbed, TokenPerformer, carry_positions, linear_rates, to_map, to_tokens
+from vtkernels.layers import Attention, DropPath, Mlp, PatchEmbed, TokenPerformer, carry_positions, linear_rates, to_map, to_tokens, truncated_normal_linears
 from vtkernels.models._base import Config, MapInfo, Model
 from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
@@ -146,14 +146,6 @@ def check_groups(config: object, groups: int, *widths: int) -> None:
         check.fail(type(config).__name__, "groups", f"divide all of {', '.join(map(str, widths))}", groups)
 
 
-def initialise_linears(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
 class Vitae(Model):
     """Layers of reduction and normal cells. No class token, no positions, no norm before the head."""
 
@@ -161,7 +153,7 @@ class Vitae(Model):
         super().__init__(config)
         self.layers = nn.ModuleList(self.new_layers(config))
         self.head = self.new_classifier(config.token_widths[-1])
-        initialise_linears(self)
+        truncated_normal_linears(self)
 
     @staticmethod
     def new_layers(config: VitaeConfig) -> Iterator[Layer]:
@@ -260,7 +252,7 @@ class VitaePlain(Isotropic):
         self.norm = nn.Identity()
         self.fc_norm = nn.LayerNorm(width, eps=1e-6)
         self.head = self.new_classifier(width)
-        initialise_linears(self)
+        truncated_normal_linears(self)
 
     @property
     def blocks(self) -> nn.ModuleList:

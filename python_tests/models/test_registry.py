@@ -22,10 +22,11 @@ def test_every_variant_has_the_published_number_of_parameters(name):
     info = vt.model_info(name)
     # torch loads hundreds of modules for the first random numbers on the meta device
     torch.empty(1, device="meta").normal_()
-    start = time.perf_counter()
+    # of the processor: tests run side by side
+    start = time.process_time()
     with torch.device("meta"):
         model = vt.create_model(name, num_classes=info.classes)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert parameters(model) == info.parameters
     assert info.source
 

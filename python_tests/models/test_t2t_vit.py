@@ -97,6 +97,14 @@ def test_counts():
     assert {"tokens_to_token.attention2.mlp.2.bias", "tokens_to_token.project.weight", "blocks.13.attn.qkv.weight"} <= model.state_dict().keys()
 
 
+def test_smaller_windows_suit_smaller_images():
+    """The small-data form of Lee et al.: 64 tokens of 32 pixels; its authors count a norm of 2 x 576 that they never use."""
+    with torch.device("meta"):
+        model = create_model("t2t_vit_12", num_classes=10, img_size=32, tokenizer="transformer", splits=((3, 2, 1), (3, 2, 1)))
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 6_486_080 - 2 * 576
+    assert model.grid_size == (8, 8) and model.maps_info[-1].reduction == 4
+
+
 def test_positions_are_fixed_sines_and_cosines(tmp_path):
     model = create_model("t2t_vit_14", depth=1)
     assert model.pos_embed.shape == (1, 197, 384)
@@ -160,6 +168,7 @@ def test_initial_values():
     [
         ({"tokenizer": "conv"}, "tokenizer must be one of performer, transformer, got 'conv'"),
         ({"img_size": 2}, r"img_size must leave at least one token after every split, got \(2, 2\); try 32 pixels or more"),
+        ({"splits": ((3, 2),)}, r"splits must be \(kernel, stride, padding\) of one window or more, got \(\(3, 2\),\)"),
         ({"heads": 5}, "dim must be a multiple of num_heads=5, got 64"),
     ],
 )

@@ -19,19 +19,6 @@ from vtkernels.models._registry import Info, Variant, register
 TOKENIZERS = ("performer", "transformer")
 
 
-@dataclass(frozen=True)
-class Split:
-    """A sliding window of kernel x kernel cells, whose values become one token."""
-
-    kernel: int
-    stride: int
-    padding: int
-
-    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        rows, columns = ((edge + 2 * self.padding - self.kernel) // self.stride + 1 for edge in size)
-        return rows, columns
-
-
 @dataclass(frozen=True, kw_only=True)
 class T2TViTConfig(Config):
     """A T2T-ViT.
@@ -42,7 +29,7 @@ class T2TViTConfig(Config):
         tokenizer: what looks at the tokens between two splits: "performer", or "transformer" in the t models.
         token_width: channels of the maps between two splits.
         token_dropout: of the performer, whatever `dropout` is.
-        splits: how the image, then each map, is cut into overlapping tokens.
+        splits: (kernel, stride, padding) of the sliding windows that cut the image, then each map, into overlapping tokens.
     """
 
     width: int = 384
@@ -52,7 +39,7 @@ class T2TViTConfig(Config):
     tokenizer: str = "performer"
     token_width: int = 64
     token_dropout: float = 0.1
-    splits: tuple[Split, ...] = (Split(7, 4, 2), Split(3, 2, 1), Split(3, 2, 1))
+    splits: tuple[tuple[int, int, int], ...] = ((7, 4, 2), (3, 2, 1), (3, 2, 1))
     norm_eps: float = 1e-5
     dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -73,6 +60,13 @@ class TokenTransformer(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
+def grid_after(split: tuple[int, int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """(rows, columns) of a map's tokens."""
+    kernel, stride, padding = split
+    rows, columns = ((edge + 2 * padding - kernel) // stride + 1 for edge in size)
+    return rows, columns
+
+
 class TokensToToken(nn.Module):
     """[B, C, H, W] -> [B, N, width]: `attention1`, `attention2`, ... stand between the splits, `project` follows the last."""
 
@@ -80,20 +74,20 @@ class TokensToToken(nn.Module):
         super().__init__()
         self.splits = config.splits
         channels, width = config.in_channels, config.token_width
-        for index, split in enumerate(config.splits[:-1], 1):
-            dim = channels * split.kernel**2
+        for index, (kernel, _, _) in enumerate(config.splits[:-1], 1):
+            dim = channels * kernel**2
             if config.tokenizer == "performer":
                 layer: nn.Module = TokenPerformer(dim, width, config.token_dropout, config.norm_eps)
             else:
                 layer = TokenTransformer(dim, width, config.norm_eps)
             self.add_module(f"attention{index}", layer)
             channels = width
-        self.project = nn.Linear(channels * config.splits[-1].kernel ** 2, config.width)
+        self.project = nn.Linear(channels * config.splits[-1][0] ** 2, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        for index, split in enumerate(self.splits, 1):
-            grid = split.grid(tuple(x.shape[2:]))
-            tokens = F.unfold(x, split.kernel, padding=split.padding, stride=split.stride).transpose(1, 2)
+        for index, (kernel, stride, padding) in enumerate(self.splits, 1):
+            grid = grid_after((kernel, stride, padding), tuple(x.shape[2:]))
+            tokens = F.unfold(x, kernel, padding=padding, stride=stride).transpose(1, 2)
             if index == len(self.splits):
                 return self.project(tokens)
             x = self.get_submodule(f"attention{index}")(tokens).transpose(1, 2).unflatten(2, grid)
@@ -131,7 +125,7 @@ class T2TViT(Model):
     def grid_size(self) -> tuple[int, int]:
         size = self.config.size
         for split in self.config.splits:
-            size = split.grid(size)
+            size = grid_after(split, size)
         return size
 
     def initialise(self) -> None:
@@ -171,7 +165,7 @@ class T2TViT(Model):
 
     @property
     def maps_info(self) -> list[MapInfo]:
-        reduction = math.prod(split.stride for split in self.config.splits)
+        reduction = math.prod(stride for _, stride, _ in self.config.splits)
         return [MapInfo(self.config.width, reduction)] * len(self._map_blocks)
 
     def keep_maps_only(self) -> None:
@@ -203,11 +197,13 @@ class T2TViT(Model):
 
 
 def _check(config: T2TViTConfig) -> None:
+    if not config.splits or any(len(split) != 3 for split in config.splits):
+        check.fail("T2TViTConfig", "splits", "be (kernel, stride, padding) of one window or more", config.splits)
     if config.tokenizer not in TOKENIZERS:
         check.fail("T2TViTConfig", "tokenizer", f"be one of {', '.join(TOKENIZERS)}", repr(config.tokenizer))
     size = config.size
     for split in config.splits:
-        size = split.grid(size)
+        size = grid_after(split, size)
         if min(size) < 1:
             check.fail("T2TViTConfig", "img_size", "leave at least one token after every split", config.size, "try 32 pixels or more")
 

@@ -62,6 +62,8 @@ def test_mean_only_batch_normalisation():
     torch.testing.assert_close(y.mean((0, 2, 3)), torch.full((8,), 0.5, dtype=torch.float64))
     torch.testing.assert_close(y.var((0, 2, 3)), x.var((0, 2, 3)))
     torch.testing.assert_close(layer.running_mean, 0.1 * x.mean((0, 2, 3)))
+    # an empty batch has no mean
+    assert layer(x[:0]).shape == (0, 8, 5, 7) and layer.running_mean.isfinite().all()
     torch.testing.assert_close(layer.eval()(x), x - layer.running_mean[:, None, None] + 0.5)
 
 

@@ -133,6 +133,9 @@ def test_checkpointed_gradients_are_the_same(name):
     for (key, ours), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
         if ours.requires_grad:
             torch.testing.assert_close(theirs.grad, ours.grad, rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}")
+    # nor do running statistics see a batch twice
+    for (key, ours), theirs in zip(model.named_buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(theirs, ours, msg=lambda text, key=key: f"{key}: {text}")
 
 
 @EVERY

@@ -48,7 +48,7 @@ class MeanOnlyBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mean = self.running_mean
-        if self.training:
+        if self.training and x.numel():
             mean = x.mean((0, 2, 3))
             self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), self.momentum)
         return x + (self.bias - mean)[:, None, None].to(x.dtype)

@@ -1,6 +1,7 @@
 """What every model of the zoo can do, so that trainers, recipes and analyses need not know which one they hold."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -129,7 +130,9 @@ class Model(nn.Module):
     def run(self, block: Callable[..., Any], *args: Any) -> Any:
         """A block of the trunk, checkpointed if asked for."""
         if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(block, *args, use_reentrant=False)
+            # a compiled graph takes no contexts, and repeats no change of a buffer
+            contexts = {} if torch.compiler.is_compiling() else {"context_fn": lambda: (nullcontext(), _kept_statistics(self))}
+            return checkpoint(block, *args, use_reentrant=False, **contexts)
         return block(*args)
 
     def new_classifier(self, width: int) -> nn.Module:
@@ -202,6 +205,20 @@ class Model(nn.Module):
     def resize_state(self, state: dict[str, Tensor]) -> Iterable[str]:
         """Carry tensors over to this model's image size, in place; the names of those changed."""
         return ()
+
+
+@contextmanager
+def _kept_statistics(model: nn.Module) -> Iterator[None]:
+    """Recomputed activations are no new batch: the running statistics of batch normalisation have seen it already."""
+    norms = [module for module in model.modules() if hasattr(module, "running_mean")]
+    before = [(norm.momentum, getattr(norm, "num_batches_tracked", None)) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 class FeatureMaps(nn.Module):

@@ -55,14 +55,11 @@ def test_stochastic_depth_grows_with_the_block():
     assert model.blocks[1][0].se.conv_reduce.weight.shape == (4, 96, 1, 1)
 
 
-@pytest.mark.parametrize(("name", "classes", "count"), [("efficientnet_b0", 10, 4_020_358), ("efficientnet_b0", 100, 4_135_648)])
-@pytest.mark.parametrize("tensorflow", [False, True])
-def test_counts_with_few_classes(name, classes, count, tensorflow):
+@pytest.mark.parametrize(("name", "norm"), [("efficientnet_b0", (1e-5, 0.1)), ("tf_efficientnet_b0", (1e-3, 0.01))])
+def test_batch_normalisation(name, norm):
     with torch.device("meta"):
-        model = create_model(name, num_classes=classes, tensorflow=tensorflow)
-    assert sum(parameter.numel() for parameter in model.parameters()) == count
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.01) if tensorflow else (1e-5, 0.1)}
+        model = create_model(name)
+    assert {(module.eps, module.momentum) for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {norm}
 
 
 def test_initial_values():

@@ -12,7 +12,7 @@ from vtkernels.layers.mlp import Mlp, Mlp2d
 from vtkernels.layers.norm import GroupNorm, LayerNorm2d
 from vtkernels.layers.patch_embed import PatchEmbed
 from vtkernels.layers.pos_embed import carry_positions, resize_positions, sin_cos_positions
-from vtkernels.layers.same_padding import Conv2dSame, pad_same
+from vtkernels.layers.same_padding import Conv2dSame
 from vtkernels.layers.shifted_patches import Patches, ShiftedPatches
 from vtkernels.layers.squeeze_excite import SqueezeExcite
 from vtkernels.layers.token_attention import TokenAttention
@@ -47,7 +47,6 @@ __all__ = [
     "carry_positions",
     "lecun_normal",
     "linear_rates",
-    "pad_same",
     "resize_positions",
     "sin_cos_positions",
     "to_map",

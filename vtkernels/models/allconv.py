@@ -16,7 +16,7 @@ from vtkernels.models._registry import Info, Variant, register
 
 @dataclass(frozen=True, kw_only=True)
 class AllConvConfig(Config):
-    """An AllConvNet.
+    """An AllConvNet. It has no residual branches: `drop_path` does nothing.
 
     Attributes:
         widths: channels of the first three layers, and of all later ones.

@@ -17,7 +17,7 @@ from vtkernels.models._registry import Info, Variant, register
 
 @dataclass(frozen=True, kw_only=True)
 class DenseNetConfig(Config):
-    """A DenseNet of three dense blocks.
+    """A DenseNet of three dense blocks. It has no residual branches: `drop_path` does nothing.
 
     Attributes:
         depth: layers, 3 n + 4 for n a block, of which a bottleneck counts for two.

@@ -16,7 +16,7 @@ from vtkernels.models._registry import Info, Variant, register
 
 @dataclass(frozen=True, kw_only=True)
 class MobileNetV1Config(Config):
-    """A MobileNetV1.
+    """A MobileNetV1. It has no residual branches: `drop_path` does nothing.
 
     Attributes:
         channels, repeats: of each stage; the first block of all stages but the first halves the resolution.

@@ -21,9 +21,8 @@ class AllConvConfig(Config):
     Attributes:
         widths: channels of the first three layers, and of all later ones.
         dropout: rate after each pooling.
-        padded_pointwise: whether the two last, 1x1, convolutions are padded by a pixel, and the border that this adds below and on
-            the right is averaged with the rest no more than in the AugMix code: it reads a window of 8 x 8 of 10 x 10 pixels. Without
-            it all pixels are averaged.
+        padded_pointwise: whether the two 1x1 convolutions at the end are padded by a pixel each, as in the AugMix code, where 6 x 6
+            pixels become 10 x 10, of which only the first 8 x 8 are averaged. Without it all 6 x 6 are.
     """
 
     num_classes: int = 10

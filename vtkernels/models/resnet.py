@@ -17,7 +17,8 @@ from vtkernels.models._registry import Info, Variant, register
 
 NORMS = ("batch", "group", "mean")
 CONVS = {"plain": nn.Conv2d, "standardised": partial(StdConv2d, std_eps=1e-10), "normalised": WeightNormConv2d}
-STEMS = ("imagenet", "caffe", "cifar")
+# how the stem pools
+STEMS = {"imagenet": partial(nn.MaxPool2d, 3, 2, 1), "caffe": partial(nn.MaxPool2d, 3, 2, ceil_mode=True), "cifar": nn.Identity}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,7 @@ class ResNet(ConvNet):
         small = config.stem == "cifar"
         self.conv1 = config.make_conv(config.in_channels, config.width, 3 if small else 7, 1 if small else 2)
         self.bn1 = config.make_norm(config.width)
-        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, 2, 0, ceil_mode=True) if config.stem == "caffe" else nn.MaxPool2d(3, 2, 1)
+        self.maxpool = STEMS[config.stem]()
         block = Bottleneck if config.bottleneck else BasicBlock
         rates = iter(linear_rates(config.drop_path, sum(config.depths)))
         dim = config.width

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtkernels._core import check
-from vtkernels.layers import Block, linear_rates
+from vtkernels.layers import Block, linear_rates, truncated_normal_linears
 from vtkernels.models._base import Config, MapInfo, Model
 from vtkernels.models._registry import Info, Variant, register
 
@@ -145,10 +145,8 @@ class CvT(Model):
         return [self.get_submodule(f"stage{index}") for index in range(len(self.config.widths))]
 
     def initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear) and module is not self.head:
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        for stage in self.stages:
+            truncated_normal_linears(stage)
         nn.init.trunc_normal_(self.stages[-1].cls_token, std=0.02)
         if isinstance(self.head, nn.Linear):
             self.initialise_classifier(self.head)

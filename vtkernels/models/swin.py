@@ -3,6 +3,7 @@
 Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", 2021.
 """
 
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtkernels._core import check
-from vtkernels.layers import Block, linear_rates, resize_positions
+from vtkernels.layers import Block, carry_positions, linear_rates, resize_positions, truncated_normal_linears
 from vtkernels.models._base import Config, MapInfo, Model
 from vtkernels.models._registry import Info, Variant, register
 from vtkernels.nn import WindowAttention
@@ -167,11 +168,7 @@ class SwinTransformer(Model):
         )
 
     def initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        truncated_normal_linears(self)
         if self.absolute_pos_embed is not None:
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
 
@@ -240,21 +237,13 @@ class SwinTransformer(Model):
         return {renames.get(name, name): value for name, value in state.items() if not name.endswith(DERIVED)}
 
     def resize_state(self, state: dict[str, Tensor]) -> Iterable[str]:
-        own, resized = self.state_dict(), []
-        for name, table in state.items():
-            if name not in own or own[name].shape == table.shape or own[name].dim() != table.dim():
-                continue
-            if name == "absolute_pos_embed":
-                size, new = table.shape[1], self.grid_size
-            elif name.endswith(TABLE):
-                window = self.get_submodule(name.removesuffix(f".{TABLE}")).window_size
-                size, new = table.shape[0], (2 * window[0] - 1, 2 * window[1] - 1)
-                table = table[None]
-            else:
-                continue
-            side = round(size**0.5)
-            if side * side == size:
-                state[name] = resize_positions(table, (side, side), new).view(-1, *own[name].shape[1:])
+        own, resized = self.state_dict(), carry_positions(state, "absolute_pos_embed", self.grid_size)
+        for name in [name for name in state if name.endswith(TABLE) and name in own]:
+            table, window = state[name], self.get_submodule(name.removesuffix(f".{TABLE}")).window_size
+            side = math.isqrt(table.shape[0])
+            if own[name].shape != table.shape and side * side == table.shape[0]:
+                span = (2 * window[0] - 1, 2 * window[1] - 1)
+                state[name] = resize_positions(table[None], (side, side), span)[0]
                 resized.append(name)
         return resized
 

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtkernels._core import check
-from vtkernels.layers import Attention, Block, Mlp, TokenAttention, TokenPerformer, linear_rates, resize_positions, sin_cos_positions
+from vtkernels.layers import (
+    Attention,
+    Block,
+    Mlp,
+    TokenAttention,
+    TokenPerformer,
+    carry_positions,
+    linear_rates,
+    sin_cos_positions,
+    truncated_normal_linears,
+)
 from vtkernels.models._base import Config, MapInfo, Model
 from vtkernels.models._registry import Info, Variant, register
 
@@ -129,11 +139,7 @@ class T2TViT(Model):
         return size
 
     def initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        truncated_normal_linears(self)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def _embed(self, x: Tensor) -> Tensor:
@@ -186,14 +192,7 @@ class T2TViT(Model):
         return layer.startswith("blocks.")
 
     def resize_state(self, state: dict[str, Tensor]) -> Iterable[str]:
-        table = state.get("pos_embed")
-        if table is None or table.shape[1] == self.pos_embed.shape[1]:
-            return []
-        side = math.isqrt(table.shape[1] - 1)
-        if side * side != table.shape[1] - 1:
-            return []
-        state["pos_embed"] = resize_positions(table, (side, side), self.grid_size, prefix=1)
-        return ["pos_embed"]
+        return carry_positions(state, "pos_embed", self.grid_size, prefix=1)
 
 
 def _check(config: T2TViTConfig) -> None:

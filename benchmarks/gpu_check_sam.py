@@ -21,9 +21,9 @@ LARGEST_COUNT = 4
 REPLAYS = 3
 # other ways to launch Triton's kernels
 VARIANTS = {
-    "2048 elements": {"BLOCK": 2048},
-    "2048 elements, 8 warps": {"BLOCK": 2048, "num_warps": 8},
-    "2 warps, 512 elements": {"BLOCK": 512, "num_warps": 2},
+    "2048 elements": sam_triton.Plan(2048),
+    "2048 elements, 8 warps": sam_triton.Plan(2048, 8),
+    "2 warps, 512 elements": sam_triton.Plan(512, 2),
 }
 
 
@@ -96,7 +96,7 @@ def timed(problem: Problem, measure: Callable[[list[Side]], dict[str, list[float
         refused |= {name: gated.refused[OURS]} if OURS in gated.refused else {}
         sides += [Side(name, side.run, side.context) for side in gated.sides if side.name == OURS]
         if backend == "triton" and OURS in gated.errors and copy is not None:
-            sides += [_variant(f"{name}, {what}", Ours(problem, backend), options) for what, options in VARIANTS.items()]
+            sides += [_variant(f"{name}, {what}", Ours(problem, backend), plan) for what, plan in VARIANTS.items()]
     gated = gate(problem, peers, "reference")
     sides += [side for side in gated.sides if side.name in (*peers, PLAIN)]
     refused |= {name: reason for name, reason in gated.refused.items() if name in peers}
@@ -111,9 +111,9 @@ def timed(problem: Problem, measure: Callable[[list[Side]], dict[str, list[float
     return row
 
 
-def _variant(name: str, side: Ours, options: dict[str, int]) -> Side:
+def _variant(name: str, side: Ours, plan: sam_triton.Plan) -> Side:
     def run() -> None:
-        with mock.patch.dict(sam_triton._WALK, options):
+        with mock.patch.object(sam_triton, "_WALK", plan):
             side.step()
 
     return Side(name, run, torch.no_grad)

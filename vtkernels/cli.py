@@ -1,15 +1,16 @@
-"""The command line: `vtkernels info` and `vtkernels check`."""
+"""The command line: `vtkernels info`, `vtkernels check` and `vtkernels tune`."""
 
 import argparse
 import importlib
 import importlib.util
 import platform
+import sys
 from collections.abc import Iterable
 
 import torch
 
 import vtkernels
-from vtkernels._core import native, testing
+from vtkernels._core import gpu, native, testing, tune, tuned
 from vtkernels._core.op import OPS
 
 
@@ -21,6 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     check = commands.add_parser("check", help="hold every backend that runs here to its op's contract")
     check.add_argument("op", nargs="?", choices=sorted(OPS), help="default: all")
     check.set_defaults(run=lambda options: _check([options.op] if options.op else sorted(OPS)))
+    tuner = commands.add_parser("tune", help="measure how the Triton kernels are best launched on this GPU, and keep it for later calls")
+    tuner.add_argument("op", nargs="?", choices=sorted(OPS), help="default: all")
+    tuner.set_defaults(run=lambda options: _tune([options.op] if options.op else sorted(OPS)))
     options = parser.parse_args(arguments)
     return options.run(options)
 
@@ -43,7 +47,17 @@ def _info() -> int:
         print(f"\n{op}")
         for backend, reason in reasons.items():
             print(f"  {backend:10} {'runs' if reason is None else reason}")
+    for path in _tuned_files():
+        print(f"\nlaunch parameters measured on this GPU: {path}")
     return 0
+
+
+def _tuned_files() -> Iterable[str]:
+    if not torch.cuda.is_available():
+        return
+    name = gpu.name(torch.device("cuda", torch.cuda.current_device()))
+    for folder in dict.fromkeys(op.package.rpartition(".")[2] for op in OPS.values()):
+        yield from (str(path) for path in (tuned.packaged(folder, name), tuned.personal(folder, name)) if path.exists())
 
 
 def _system():
@@ -120,3 +134,14 @@ def _check_backend(op: str, backend: str, device: str) -> int:
     for verdict in failed:
         print(f"  FAILED {verdict}")
     return len(failed)
+
+
+def _tune(ops: list[str]) -> int:
+    if not torch.cuda.is_available():
+        print("vtkernels tune: expected a CUDA device, this torch sees none; without one, launch parameters stay the careful ones", file=sys.stderr)
+        return 2
+    device = torch.device("cuda", torch.cuda.current_device())
+    paths = [path for op in ops for path in tune.save(device, tune.tune(op, device, tune.cuda_timer))]
+    for path in dict.fromkeys(paths):
+        print(f"written: {path}")
+    return 0 if paths else 1

@@ -25,6 +25,11 @@ def capability(device: torch.device) -> tuple[int, int]:
 
 
 @functools.cache
+def name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device)
+
+
+@functools.cache
 def why_no_triton() -> str | None:
     try:
         import triton  # noqa: F401

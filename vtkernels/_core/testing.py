@@ -70,6 +70,11 @@ def cases(op: str) -> list[Case]:
     return importlib.import_module(f"{OPS[op].package}.cases").cases(op)
 
 
+def gpu_cases(op: str) -> list[BenchCase]:
+    """What GPUs are tuned and timed with; none where an op names nothing."""
+    return importlib.import_module(f"{OPS[op].package}.cases").gpu_cases(op)
+
+
 def in_dtype(inputs: Inputs, dtype: torch.dtype, fixed: tuple[str, ...] = ()) -> Inputs:
     """The same values (rounded already, if they are) in another floating dtype; lists of tensors too, but not the `fixed` arguments."""
 

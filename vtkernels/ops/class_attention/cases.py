@@ -190,6 +190,27 @@ def bench_cases(models: Iterable[str] = tuple(_MODELS), batch: int = 32, token_c
     return [_bench_case(model, *_MODELS[model], batch, count) for model in models for count in token_counts]
 
 
+def gpu_cases(op: str = "class_attention", batch: int = 256) -> list[BenchCase]:
+    quarter = max(1, batch // 4)
+    if op == "pooled_attention":
+        return [_pooled_bench_case(*shape) for shape in ((batch, 12, 1, 196, 64), (batch, 6, 2, 198, 64), (quarter, 8, 1, 577, 48))]
+    return bench_cases(("cait_s24",), batch, (197,)) + bench_cases(("cait_xxs24",), quarter, (197,)) + bench_cases(("cait_m36",), quarter, (577,))
+
+
+def _pooled_bench_case(batch: int, heads: int, queries: int, keys: int, dim: int) -> BenchCase:
+    name = f"b{batch}/h{heads}/m{queries}/n{keys}/d{dim}"
+    case = _pooled(name, "", queries, keys, dim, batch=batch, heads=heads)
+    rows, product = batch * heads * dim, 2 * batch * heads * queries * keys * dim
+    return BenchCase(
+        name,
+        f"{queries} queries and {keys} keys of {heads} heads, {batch} images",
+        case.make,
+        # forward: read q, k, v, write the output; backward: read these, the output and its gradient, write three gradients
+        elements={"forward": 2 * rows * (queries + keys), "backward": rows * (4 * queries + 4 * keys)},
+        flops={"forward": 2 * product, "backward": 5 * product},
+    )
+
+
 def _bench_case(model: str, channels: int, heads: int, batch: int, tokens: int) -> BenchCase:
     name = f"{model}/{tokens}"
     case = _class(name, "", channels, heads, tokens, batch=batch)

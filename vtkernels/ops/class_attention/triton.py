@@ -3,12 +3,12 @@
 Class attention's products with weights have as many rows as there are images; they are left to torch, in float32.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from vtkernels._core import gpu
+from vtkernels._core import gpu, tuned
 from vtkernels._core.op import Backend
 from vtkernels._core.philox import keep_threshold
 from vtkernels.ops.class_attention.common import Call, PooledCall, saved_shapes, statistics_shape
@@ -16,9 +16,18 @@ from vtkernels.ops.class_attention.common import Call, PooledCall, saved_shapes,
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_HEADS = 64
 _LARGEST_HEAD = 256
+# of the softmax
 _BLOCK_T = 64
 # of pooled attention: queries are few, and tensor cores take no fewer than 16 rows
 _BLOCK_M = 16
+
+
+class Plan(NamedTuple):
+    """How the kernels that read the tokens are launched, `rows` of them at once; and pooled attention's, with so many keys."""
+
+    rows: int
+    num_warps: int
+    num_stages: int
 
 
 def _why_not(name: str, x: Tensor) -> str | None:
@@ -62,8 +71,9 @@ def forward(call: Call) -> tuple[Tensor, ...]:
     kept, kept_sums = probabilities, probabilities
     if call.dropout_p > 0:
         kept, kept_sums = torch.empty_like(probabilities), torch.empty(batch, heads, device=device)
-    constants, strides, options = _constants(call), tokens.stride()[:2], _options(2)
-    blocks, column_blocks = -(-count // _BLOCK_T), -(-channels // _block_c(channels))
+    plan = _plan("forward", call)
+    constants, strides, options = _constants(call, plan), tokens.stride()[:2], _options(plan)
+    blocks, column_blocks = -(-count // plan.rows), -(-channels // _block_c(channels))
     with gpu.on(device):
         kernels.class_attention_scores_kernel[(batch * blocks,)](tokens, directions, probabilities, count, blocks, *strides, **constants, **options)
         kernels.class_attention_softmax_fwd_kernel[(batch,)](probabilities, kept, kept_sums, count, *_dropout(call), **_softmax_constants(call))
@@ -94,8 +104,9 @@ def backward(call: Call, grad_out: Tensor, probabilities: Tensor, queries: Tenso
         kept, kept_sums = torch.empty_like(probabilities), torch.empty(batch, heads, device=device)
         # probabilities no longer sum to one: the value bias does not cancel
         constant = kept_sums.new_zeros(batch, heads) if call.v_bias is None else (grad * call.v_bias.float().unflatten(0, (heads, -1))).sum(-1)
-    constants, strides, options = _constants(call), tokens.stride()[:2], _options(2)
-    blocks, column_blocks = -(-count // _BLOCK_T), -(-channels // _block_c(channels))
+    plan = _plan("backward", call)
+    constants, strides, options = _constants(call, plan), tokens.stride()[:2], _options(plan)
+    blocks, column_blocks = -(-count // plan.rows), -(-channels // _block_c(channels))
     with gpu.on(device):
         kernels.class_attention_scores_kernel[(batch * blocks,)](tokens, d_mixtures, d_scores, count, blocks, *strides, **constants, **options)
         kernels.class_attention_softmax_bwd_kernel[(batch,)](
@@ -103,7 +114,7 @@ def backward(call: Call, grad_out: Tensor, probabilities: Tensor, queries: Tenso
         )
         kernels.class_attention_mix_kernel[(batch * column_blocks,)](tokens, d_scores, d_directions, count, *strides, **constants, **options)
         kernels.class_attention_tokens_bwd_kernel[(batch * blocks,)](
-            d_tokens, d_class, kept, d_scores, directions, d_mixtures, count, blocks, **constants, **_options(1)
+            d_tokens, d_class, kept, d_scores, directions, d_mixtures, count, blocks, **constants, **_options(plan._replace(num_stages=1))
         )
     d_queries = call.scale * _through_heads(d_directions, call.k_weight, heads).flatten(1)
     d_q_weight = d_queries.T @ tokens[:, 0].float()
@@ -121,8 +132,9 @@ def pooled_forward(call: PooledCall) -> tuple[Tensor, Tensor]:
     out, statistics = torch.empty(q.shape, dtype=q.dtype, device=q.device), torch.empty(statistics_shape(call), device=q.device)
     tiles, items = -(-q.shape[2] // _BLOCK_M), q.shape[0] * q.shape[1]
     if items:
+        options = _pooled_options(call, _pooled_plan("forward", call))
         with gpu.on(q.device):
-            kernel[(items * tiles,)](q, k, v, out, statistics, *_pooled_scalars(call, tiles), *_strides(q, k, v), **_pooled_options(call))
+            kernel[(items * tiles,)](q, k, v, out, statistics, *_pooled_scalars(call, tiles), *_strides(q, k, v), **options)
     return out, statistics
 
 
@@ -133,8 +145,9 @@ def pooled_backward(call: PooledCall, grad_out: Tensor, out: Tensor, statistics:
     grads = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)]
     items = q.shape[0] * q.shape[1]
     if items:
-        query_tiles, key_tiles = -(-q.shape[2] // _BLOCK_M), -(-k.shape[2] // _block_n(call))
-        inputs, strides, options = (q, k, v, grad_out, out, statistics), _strides(q, k, v, grad_out), _pooled_options(call)
+        plan = _pooled_plan("backward", call)
+        query_tiles, key_tiles = -(-q.shape[2] // _BLOCK_M), -(-k.shape[2] // plan.rows)
+        inputs, strides, options = (q, k, v, grad_out, out, statistics), _strides(q, k, v, grad_out), _pooled_options(call, plan)
         with gpu.on(q.device):
             kernels.pooled_attention_bwd_query_kernel[(items * query_tiles,)](*inputs, grads[0], *_pooled_scalars(call, query_tiles), *strides, **options)
             kernels.pooled_attention_bwd_key_kernel[(items * key_tiles,)](*inputs, *grads[1:], *_pooled_scalars(call, key_tiles), *strides, **options)
@@ -159,12 +172,12 @@ def _dropout(call: Call | PooledCall) -> tuple:
     return call.seed, keep_threshold(call.dropout_p), 1.0 / (1.0 - call.dropout_p)
 
 
-def _constants(call: Call) -> dict[str, Any]:
+def _constants(call: Call, plan: Plan) -> dict[str, Any]:
     channels = call.tokens.shape[2]
     return {
         "HEADS": call.num_heads,
         "CHANNELS": channels,
-        "BLOCK_T": _BLOCK_T,
+        "BLOCK_T": plan.rows,
         "BLOCK_C": _block_c(channels),
         "BLOCK_H": _block(call.num_heads),
         "PRECISION": _precision(call.tokens.dtype),
@@ -176,9 +189,20 @@ def _softmax_constants(call: Call) -> dict[str, Any]:
     return {**constants, "num_warps": 4, "enable_fp_fusion": True}
 
 
-def _options(stages: int) -> dict[str, Any]:
+def _plan(phase: str, call: Call) -> Plan:
+    batch, count, channels = call.tokens.shape
+    key = {"bits": str(8 * call.tokens.dtype.itemsize), "tile": f"{_block_c(channels)}x{_block(call.num_heads)}"}
+    key |= {"images": batch, "tokens": count, "channels": channels}
+    return tuned.lookup("class_attention", f"class_{phase}", key, Plan(64, 4, 2), _candidates, call.tokens.device)
+
+
+def _candidates(plan: Plan) -> list[Plan]:
+    return [Plan(rows, warps, stages) for rows in (32, 64, 128) for warps in (4, 8) for stages in (1, 2, 3)]
+
+
+def _options(plan: Plan) -> dict[str, Any]:
     # Triton is about to switch the contraction of multiply and add off by default
-    return {"STAGES": stages, "num_warps": 4, "num_stages": stages, "enable_fp_fusion": True}
+    return {"STAGES": plan.num_stages, "num_warps": plan.num_warps, "num_stages": plan.num_stages, "enable_fp_fusion": True}
 
 
 def _block_c(channels: int) -> int:
@@ -201,11 +225,21 @@ def _block_n(call: PooledCall) -> int:
     return 64 if half and dim <= 64 else 32 if half or dim <= 64 else 16
 
 
-def _pooled_options(call: PooledCall) -> dict[str, Any]:
+def _pooled_plan(phase: str, call: PooledCall) -> Plan:
+    batch, heads, queries, dim = call.q.shape
+    key = {"bits": str(8 * call.q.dtype.itemsize), "head_dim": str(dim), "items": batch * heads, "queries": queries, "keys": call.k.shape[2]}
+    default = Plan(_block_n(call), 4, 2 if dim <= 64 else 1)
+    return tuned.lookup("class_attention", f"pooled_{phase}", key, default, _pooled_candidates, call.q.device)
+
+
+def _pooled_candidates(plan: Plan) -> list[Plan]:
+    return [Plan(rows, warps, stages) for rows in (16, 32, 64, 128) for warps in (1, 2, 4) for stages in (1, 2, 3)]
+
+
+def _pooled_options(call: PooledCall, plan: Plan) -> dict[str, Any]:
     dim = call.q.shape[3]
-    constants = {"DIM": dim, "BLOCK_D": _block(dim), "BLOCK_M": _BLOCK_M, "BLOCK_N": _block_n(call), "DROPOUT": call.dropout_p > 0}
-    stages = 2 if dim <= 64 else 1
-    return {**constants, "PRECISION": _precision(call.q.dtype), "STAGES": stages, "num_warps": 4, "num_stages": stages, "enable_fp_fusion": True}
+    constants = {"DIM": dim, "BLOCK_D": _block(dim), "BLOCK_M": _BLOCK_M, "BLOCK_N": plan.rows, "DROPOUT": call.dropout_p > 0}
+    return {**constants, "PRECISION": _precision(call.q.dtype), **_options(plan)}
 
 
 def _precision(dtype: torch.dtype) -> str:

@@ -136,6 +136,11 @@ def bench_cases() -> list[BenchCase]:
     return [_bench_case(*shape) for shape in _SHAPES]
 
 
+def gpu_cases(op: str = "drloc_pairs", batch: int = 128) -> list[BenchCase]:
+    """Swin's last map and one of ViT's size, then more pairs."""
+    return [_bench_case(*shape) for shape in ((batch, 768, 7, 32), (batch, 768, 14, 32), (2 * batch, 768, 7, 64))]
+
+
 def _bench_case(batch: int, channels: int, edge: int, pairs: int) -> BenchCase:
     name = f"b{batch}/c{channels}/{edge}x{edge}/m{pairs}"
     case = _case(name, "", (edge, edge), channels, pairs, batch=batch)

@@ -1,18 +1,27 @@
 """Pairs on NVIDIA GPUs: the launchers of the Triton kernels. Triton itself is imported by the first call that runs."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from vtkernels._core import gpu
+from vtkernels._core import gpu, tuned
 from vtkernels._core.op import Backend
 from vtkernels.ops.drloc_pairs.common import Call, Scatter
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_BLOCK_C = 256  # channels of a program: 16 bytes or more for each lane of a warp
-_PAIRS = 4  # of a program of the forward
-_REFERENCES = 256  # of an image, looked through at once by the backward
+
+
+class Plan(NamedTuple):
+    """How a kernel is launched."""
+
+    items: int  # of the forward: pairs of a program; of the backward: references of an image that are looked through at once
+    channels: int  # of a program
+    num_warps: int
+
+
+# 256 channels: 16 bytes or more for each lane of a warp
+_FORWARD, _BACKWARD = Plan(4, 256, 4), Plan(256, 256, 1)
 
 
 def why_not(phase: str, call: Call | Scatter) -> str | None:
@@ -40,13 +49,14 @@ def forward(call: Call) -> tuple[Tensor, Tensor, Tensor]:
         return pairs, targets, positions
     from vtkernels.ops.drloc_pairs.triton_kernels import drloc_pairs_fwd_kernel as kernel
 
-    total, block = batch * call.num_pairs, _block(channels)
+    total, plan = batch * call.num_pairs, _plan("forward", features, call.num_pairs)
+    block = _block(channels, plan)
     given = positions if call.positions is None else call.positions.contiguous()
     with gpu.on(features.device):
-        kernel[(-(-total // _PAIRS), -(-channels // block))](
+        kernel[(-(-total // plan.items), -(-channels // block))](
             features, given, pairs, targets, positions, total, call.num_pairs, height, width, channels, *features.stride()[:3],
             call.seed, call.offset & 0xFFFFFFFF, (call.offset >> 32) & 0xFFFFFFFF,
-            GIVEN=call.positions is not None, SIGNED=call.signed, NORMALIZE=call.normalize, BLOCK_P=_PAIRS, BLOCK_C=block, num_warps=4,
+            GIVEN=call.positions is not None, SIGNED=call.signed, NORMALIZE=call.normalize, BLOCK_P=plan.items, BLOCK_C=block, num_warps=plan.num_warps,
         )  # fmt: skip
     return pairs, targets, positions
 
@@ -59,11 +69,12 @@ def backward(call: Scatter) -> Tensor:
         return grad
     from vtkernels.ops.drloc_pairs.triton_kernels import drloc_pairs_bwd_kernel as kernel
 
-    references, block = 2 * call.positions.shape[1], _block(channels)
+    references, plan = 2 * call.positions.shape[1], _plan("backward", grad, call.positions.shape[1])
+    block = _block(channels, plan)
     with gpu.on(grad.device):
         kernel[(batch * height * width, -(-channels // block))](
             grad_pairs, call.positions.contiguous(), grad, references, height, width, channels, *grad_pairs.stride()[:2],
-            BLOCK_M=min(_power_of_two(references), _REFERENCES), BLOCK_C=block, num_warps=1,
+            BLOCK_M=min(_power_of_two(references), plan.items), BLOCK_C=block, num_warps=plan.num_warps,
         )  # fmt: skip
     return grad
 
@@ -73,8 +84,19 @@ def _dense_last(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.clone(memory_format=torch.contiguous_format)
 
 
-def _block(channels: int) -> int:
-    return min(_power_of_two(channels), _BLOCK_C)
+def _plan(phase: str, map_: Tensor, pairs: int) -> Plan:
+    batch, height, width, channels = map_.shape
+    key = {"bits": str(8 * map_.dtype.itemsize), "images": batch, "positions": height * width, "channels": channels, "pairs": pairs}
+    return tuned.lookup("drloc_pairs", phase, key, _FORWARD if phase == "forward" else _BACKWARD, _candidates, map_.device)
+
+
+def _candidates(plan: Plan) -> list[Plan]:
+    items = (1, 2, 4, 8) if plan.items <= 8 else (32, 64, 256)
+    return [Plan(count, channels, warps) for count in items for channels in (256, 512, 1024) for warps in (1, 2, 4, 8)]
+
+
+def _block(channels: int, plan: Plan) -> int:
+    return min(_power_of_two(channels), plan.channels)
 
 
 def _power_of_two(size: int) -> Any:

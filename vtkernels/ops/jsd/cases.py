@@ -151,8 +151,14 @@ def bench_cases(classes: Iterable[int] = CLASSES, batches: Iterable[int] = BATCH
     return [_bench_case(views, batch, count) for count in classes for batch in batches]
 
 
-def _bench_case(views: int, batch: int, classes: int) -> BenchCase:
-    case = _case("augmix_loss", f"k{classes}/b{batch}", "", (views, batch, classes))
+def gpu_cases(op: str, batch: int = 4096) -> list[BenchCase]:
+    """ImageNet's classes at the batch the goal names and at an ordinary one, then few classes and many."""
+    small = max(1, batch // 16)
+    return [_bench_case(3, *shape, op) for shape in ((batch, 1000), (small, 1000), (batch, 10), (small, 21841))]
+
+
+def _bench_case(views: int, batch: int, classes: int, op: str = "augmix_loss") -> BenchCase:
+    case = _case(op, f"k{classes}/b{batch}", "", (views, batch, classes))
     elements = views * batch * classes
     return BenchCase(
         case.name,

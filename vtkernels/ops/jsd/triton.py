@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vtkernels._core import gpu
+from vtkernels._core import gpu, tuned
 from vtkernels._core.op import Backend
 from vtkernels.ops.jsd.common import Call
 
@@ -43,12 +43,25 @@ def why_not(phase: str, call: Call) -> str | None:
 
 
 def make_plan(call: Call) -> Plan:
-    """Choices read off the machine code that the static gate builds."""
+    """What was measured on the call's device, or choices read off the machine code that the static gate builds."""
+    target = "none" if call.target is None else "hard" if call.hard else "soft"
+    key = {"bits": str(8 * call.logits.dtype.itemsize), "views": str(call.num_views), "target": target, "classes": call.classes, "samples": call.batch}
+    plan = _careful_plan(call)
+    return tuned.lookup("jsd", "tiled" if plan.tiled else "row", key, plan, _candidates, call.logits.device)
+
+
+def _careful_plan(call: Call) -> Plan:
     block = max(16, 1 << (call.classes - 1).bit_length())
     if block * call.num_views > _IN_REGISTERS and block > _TILE:
         return Plan(True, _TILE, 8)
     # eight numbers of each view a thread: two 16-byte accesses in float32, one in half precision
     return Plan(False, block, min(16, max(1, block // 256)))
+
+
+def _candidates(plan: Plan) -> list[Plan]:
+    """The block of a row is given by the class count."""
+    blocks = (1024, 2048, 4096) if plan.tiled else (plan.block,)
+    return [plan._replace(block=block, num_warps=warps) for block in blocks for warps in (1, 2, 4, 8, 16)]
 
 
 def forward(call: Call, with_gradient: bool, plan: Plan | None = None) -> tuple[Tensor, Tensor]:

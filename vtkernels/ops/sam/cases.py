@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtkernels._core.testing import Case, Inputs
+from vtkernels._core.testing import BenchCase, Case, Inputs
 
 Shape = tuple[int, ...]
 Layout = Callable[[str, list[Tensor]], list[Tensor]]
@@ -209,3 +209,18 @@ def _expanded_gradients(role: str, tensors: list[Tensor]) -> list[Tensor]:
     if role != "grads":
         return tensors
     return [tensor.flatten()[:1].view((1,) * tensor.dim()).expand(tensor.shape) if tensor.numel() else tensor for tensor in tensors]
+
+
+# tensors as long as the parameters that an op reads or writes, each time it does
+_STREAMS = {"sam_square_sum": 1, "sam_perturb_": 5, "sam_restore_": 2, "sgd_step_": 5, "adamw_step_": 7}
+
+
+def gpu_cases(op: str, width: int = 384, depth: int = 12) -> list[BenchCase]:
+    """The parameters of ViT-S's blocks."""
+    block: list[Shape] = [(width,), (width,), (3 * width, width), (3 * width,), (width, width), (width,), (width,), (width,)]
+    block += [(4 * width, width), (4 * width,), (width, 4 * width), (width,)]
+    shapes = block * depth
+    case = _case(op, f"vit_{width}_{depth}", "", shapes)
+    count = sum(map(math.prod, shapes))
+    elements = {"forward": _STREAMS[op] * count}
+    return [BenchCase(case.name, f"{len(shapes)} tensors of {count / 1e6:.0f} M numbers", case.make, fixed=case.fixed, elements=elements)]

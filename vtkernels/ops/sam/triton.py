@@ -4,19 +4,26 @@ However many tensors there are, a call makes at most four launches, the copy of 
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from vtkernels._core import gpu
+from vtkernels._core import gpu, tuned
 from vtkernels._core.op import Backend
 from vtkernels.ops.sam.common import AdamWStep, Perturb, Restore, SgdStep, SquareSum, flat_grads, why_not_flat
 from vtkernels.ops.sam.pointer_table import DTYPES, PointerTable, pointer_table
 
-# Elements a program handles at once. Eight of each list in a thread: two 16-byte accesses in float32, one in half precision.
-# Triton is about to switch the contraction of multiply and add off by default.
-_WALK: dict[str, Any] = {"BLOCK": 1024, "num_warps": 4, "enable_fp_fusion": True}
+
+class Plan(NamedTuple):
+    """How a kernel that walks the chunks is launched. `block`: the elements a program handles at once."""
+
+    # Eight of each list in a thread: two 16-byte accesses in float32, one in half precision
+    block: int = 1024
+    num_warps: int = 4
+
+
+_WALK = Plan()
 _FINISH: dict[str, Any] = {"BLOCK": 4096, "num_warps": 16}
 # A tensor for each thread: with two threads for one, the second might read the step that the first has advanced
 _CORRECTIONS: dict[str, Any] = {"BLOCK": 128, "num_warps": 4}
@@ -57,7 +64,7 @@ def perturb(call: Perturb) -> Tensor:
     with gpu.on(norm.device):
         _finish(_chunk_sums(call, table) if call.square_sum is None else call.square_sum.reshape(1), norm, state, call)
         if table.chunks:
-            kernel[(table.chunks,)](table.words, table.numbers, state, table.tensors, call.eta, ADAPTIVE=any(call.adaptive), **_walk(table))
+            kernel[(table.chunks,)](table.words, table.numbers, state, table.tensors, call.eta, ADAPTIVE=any(call.adaptive), **_walk("perturb", table))
     return norm
 
 
@@ -67,7 +74,7 @@ def restore(call: Restore) -> None:
     table = pointer_table([call.params, call.backups])
     if table.chunks:
         with gpu.on(table.words.device):
-            kernel[(table.chunks,)](table.words, table.tensors, **_walk(table))
+            kernel[(table.chunks,)](table.words, table.tensors, **_walk("restore", table))
 
 
 def sgd(call: SgdStep) -> None:
@@ -80,7 +87,7 @@ def sgd(call: SgdStep) -> None:
         with gpu.on(table.words.device):
             kernel[(table.chunks,)](
                 table.words, table.numbers, *_flags(call, table), table.tensors, call.momentum, _sign(call),
-                MOMENTUM=bool(call.momentum), NESTEROV=call.nesterov, **_given(call), BACKUPS=bool(call.backups), **_walk(table),
+                MOMENTUM=bool(call.momentum), NESTEROV=call.nesterov, **_given(call), BACKUPS=bool(call.backups), **_walk("sgd", table),
             )  # fmt: skip
 
 
@@ -100,7 +107,7 @@ def adamw(call: AdamWStep) -> None:
         if table.chunks:
             adamw_step_kernel[(table.chunks,)](
                 table.words, table.numbers, corrections, scale, found_inf, table.tensors, call.beta2, 1 - call.beta1, 1 - call.beta2, call.eps, _sign(call),
-                **_given(call), BACKUPS=bool(call.backups), **_walk(table),
+                **_given(call), BACKUPS=bool(call.backups), **_walk("adamw", table),
             )  # fmt: skip
 
 
@@ -114,7 +121,7 @@ def _chunk_sums(call: SquareSum | Perturb, table: PointerTable) -> Tensor:
 
     sums = torch.empty(table.chunks, dtype=torch.float64, device=table.words.device)
     if table.chunks:
-        kernel[(table.chunks,)](table.words, sums, table.tensors, call.eta, ADAPTIVE=any(call.adaptive), **_walk(table))
+        kernel[(table.chunks,)](table.words, sums, table.tensors, call.eta, ADAPTIVE=any(call.adaptive), **_walk("square_sum", table))
     return sums
 
 
@@ -128,8 +135,15 @@ def _finish(sums: Tensor, norm: Tensor, state: Tensor, call: Perturb | None) -> 
     kernel[(1,)](sums, norm, state, *flags, sums.numel(), eps, PERTURB=call is not None, **given, **_FINISH)
 
 
-def _walk(table: PointerTable) -> dict[str, Any]:
-    return {"COLUMNS": table.columns, "KINDS": table.kinds, **_WALK}
+def _walk(kernel: str, table: PointerTable) -> dict[str, Any]:
+    key = {"dtypes": "+".join(str(dtype).removeprefix("torch.") for i, dtype in enumerate(DTYPES) if table.kinds >> i & 1), "chunks": table.chunks}
+    plan = tuned.lookup("sam", kernel, key, _WALK, _candidates, table.words.device)
+    # Triton is about to switch the contraction of multiply and add off by default
+    return {"COLUMNS": table.columns, "KINDS": table.kinds, "BLOCK": plan.block, "num_warps": plan.num_warps, "enable_fp_fusion": True}
+
+
+def _candidates(plan: Plan) -> list[Plan]:
+    return [Plan(block, warps) for block in (512, 1024, 2048, 4096) for warps in (2, 4, 8)]
 
 
 def _flags(call: SgdStep | AdamWStep, table: PointerTable) -> tuple[Tensor, ...]:

@@ -146,6 +146,10 @@ def bench_cases(models: Iterable[str] = tuple(_MODELS), batches: Iterable[int] =
     return [_bench_case(model, batch, size) for model in models for batch in batches]
 
 
+def gpu_cases(op: str = "talking_heads_attention", batch: int = 128) -> list[BenchCase]:
+    return bench_cases(("cait_s24", "cait_xxs24"), (batch,))
+
+
 def _bench_case(model: str, batch: int, size: int) -> BenchCase:
     channels, heads = _MODELS[model]
     tokens = (size // 16) ** 2

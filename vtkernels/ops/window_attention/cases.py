@@ -203,6 +203,13 @@ def bench_cases(models: Iterable[str] = tuple(_MODELS), batch: int = 8) -> list[
     return rows
 
 
+def gpu_cases(op: str = "window_attention", batch: int = 128) -> list[BenchCase]:
+    """First stages first: they move the most bytes. Then the third, which Swin repeats most; then larger windows, and SwinV2's."""
+    small = sorted(bench_cases(("swin_b", "swin_t"), batch), key=lambda case: "1324".index(case.name.split("/stage")[1][0]))
+    large = [case for case in bench_cases(("swin_b_384", "swinv2_t_256"), max(1, batch // 2)) if "/stage1/" in case.name or "/stage3/" in case.name]
+    return small + large
+
+
 def _bench_case(model: str, stage: int, batch: int, edge: int, channels: int, heads: int, window: int, shift: int) -> BenchCase:
     name = f"{model}/stage{stage}/shift{shift}"
     case = _case(name, "", (edge, edge), window, shift, batch=batch, heads=heads, head_dim=channels // heads, table_spread=0.02, cosine="v2" in model)

@@ -10,6 +10,7 @@ from torch import Tensor
 from vtkernels._core.op import Backend
 from vtkernels._core.philox import keep_threshold
 from vtkernels.ops.window_attention.common import LARGEST_TILE, Call, statistics_shape
+from vtkernels.ops.window_attention.triton_tuning import tuned_plan
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LARGEST_WINDOW = 24
@@ -91,13 +92,13 @@ def small_plan(phase: str, call: Call) -> Plan:
     bounded = phase == "forward" and half and call.head_dim <= 32 and torch.version.hip is None
     # Two stages hold up to 80 KiB, which Turing does not have
     fits_twice = call.head_dim <= (64 if half else 32) and _shared_memory_limit(call.qkv.device) > 80 * 1024
-    return Plan(_multiprocessors(call.qkv.device) * max(1, resident), num_warps, 2 if fits_twice else 1, 128 if bounded else None)
+    return tuned_plan(phase, call, Plan(_multiprocessors(call.qkv.device) * max(1, resident), num_warps, 2 if fits_twice else 1, 128 if bounded else None))
 
 
 def large_plan(phase: str, call: Call) -> Plan:
     # No pipelining: it would send the gathered position bias, word by word, through shared memory
     bounded = phase == "forward" and call.qkv.dtype != torch.float32 and call.head_dim <= 32 and torch.version.hip is None
-    return Plan(_multiprocessors(call.qkv.device) * 2, num_warps=4, num_stages=1, maxnreg=168 if bounded else None)
+    return tuned_plan(phase, call, Plan(_multiprocessors(call.qkv.device) * 2, num_warps=4, num_stages=1, maxnreg=168 if bounded else None))
 
 
 def _small_forward(call: Call, plan: Plan, qkv: Tensor, out: Tensor) -> None:

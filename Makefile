@@ -15,6 +15,8 @@ FORMATTED := $(filter %.cpp %.h %.cu %.cuh,$(SOURCES))
 ifeq ($(strip $(VENV)),)
 PY := $(PYTHON)
 READY :=
+# nothing is installed: scripts find the library here
+export PYTHONPATH := $(CURDIR)$(addprefix :,$(PYTHONPATH))
 # what this Python lacks is skipped, with the reason
 export VTKERNELS_BUILD ?= auto
 else
@@ -27,7 +29,7 @@ NATIVE := build/native/.built
 WORKERS ?= $(shell nproc)
 PARALLEL := $(if $(READY),-n $(WORKERS) --dist worksteal)
 
-.PHONY: demo test bench check gpu-check clean
+.PHONY: demo test bench check gpu-check gpu-bench clean
 
 demo: $(NATIVE)
 	$(PY) benchmarks/attn.py --demo
@@ -48,7 +50,10 @@ check: $(NATIVE)
 	$(PY) -m pytest -q $(PARALLEL) -m "not slow" $(PYTEST_ARGS)
 
 gpu-check: $(NATIVE)
-	$(PY) benchmarks/gpu_check.py
+	$(PY) benchmarks/gpu_check.py $(GPU_ARGS)
+
+gpu-bench: $(NATIVE)
+	$(PY) benchmarks/gpu_models.py $(GPU_ARGS)
 
 # torchvision asks for the very torch it was built against, which may differ by a local version: hence --no-deps
 $(READY): pyproject.toml

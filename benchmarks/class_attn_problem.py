@@ -18,11 +18,11 @@ PHASES = ("forward", "training")
 class Problem:
     """Tokens, the parameters of a module around the op, and the gradient of its output."""
 
-    def __init__(self, case: BenchCase, dtype: torch.dtype):
+    def __init__(self, case: BenchCase, dtype: torch.dtype, device: str = "cpu"):
         self.case, self.dtype = case, dtype
         inputs = case.inputs(torch.float32)
         self.heads: int = inputs["num_heads"]
-        self.x = inputs["tokens"].to(dtype).requires_grad_()
+        self.x = inputs["tokens"].to(device, dtype).requires_grad_()
         batch, _, channels = self.x.shape
         generator = generator_for(case.name)
         inputs |= {
@@ -30,10 +30,9 @@ class Problem:
             "proj_bias": torch.randn(channels, generator=generator),
         }
         names = [f"{layer}.{kind}" for layer in ("q", "k", "v", "proj") for kind in ("weight", "bias")]
-        self.parameters: Parameters = {name: inputs[name.replace(".", "_")].to(dtype).requires_grad_() for name in names}
-        self.grad_out = torch.randn(batch, channels, generator=generator).to(dtype)
-        self.module = vt.nn.ClassAttention(channels, self.heads, qkv_bias=True)
-        self.module.to(dtype)
+        self.parameters: Parameters = {name: inputs[name.replace(".", "_")].to(device, dtype).requires_grad_() for name in names}
+        self.grad_out = torch.randn(batch, channels, generator=generator).to(device, dtype)
+        self.module = vt.nn.ClassAttention(channels, self.heads, qkv_bias=True, device=device, dtype=dtype)
         for name, value in self.parameters.items():
             setattr(self.module.get_submodule(name.split(".")[0]), name.split(".")[1], torch.nn.Parameter(value.detach()))
 

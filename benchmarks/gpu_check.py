@@ -1,148 +1,120 @@
 """One command for a CUDA machine: is every op right on it, to the bit repeatable, and how fast? Under eight minutes.
 
-python benchmarks/gpu_check.py                 writes benchmarks/results/<device>/gpu_check.json; exits 1 where a result is wrong
-python benchmarks/gpu_check.py --dry           the same script on a CPU, tiny, through Triton's interpreter: checks the script, times nothing
+python benchmarks/gpu_check.py                 writes benchmarks/results/<device>/gpu_check.json; exits 1 where a result is wrong or a step failed
+python benchmarks/gpu_check.py --dry           the same script on a CPU, tiny, with the CPU's backends: tries the script, its times mean nothing
 
 First the machine's limits, measured in this process; then each op x backend x dtype against fp64 with unwritten memory
-poisoned, twice, and SAM's launches and CUDA graphs; then times, by CUDA events, of SAM steps and of window attention in
-Swin-T and Swin-B at batch 128: the op, its kernels launched in other ways, and its peers, interleaved and with a cold
-cache. The clock is asked before every step,
-steps are ordered by what they tell, and what did not fit is listed in the JSON under "skipped".
+poisoned, twice, and SAM's launches, CUDA graphs and waits; then device times of every op beside its peers, interleaved and with a
+cold cache, each with the bar it has to clear; window attention's kernels launched in other ways; SAM steps. The clock is asked
+before every step, steps are ordered by what they tell, and what did not fit is listed in the JSON under "skipped", what
+failed under "failed". The JSON is written after every step.
 """
 
 import argparse
-import os
 import statistics
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gpu_check_sam
+import gpu_graph
+import gpu_ops
+import gpu_plots
 import peaks
-import report
 import sam_problem
 import torch
-from attn_problem import PHASES, Problem
-from attn_sides import OURS, gate
+from attn_sides import OURS
+from gpu_ops import BATCH, PHASES, Comparison
+from gpu_run import Run, free, interleaved, peak_extra, spread
 from timing import Side
 
 from vtkernels._core import testing
 from vtkernels._core.op import OPS
-from vtkernels._core.testing import BenchCase, Case
+from vtkernels._core.testing import Case
 from vtkernels.ops.window_attention import triton as window_triton
-from vtkernels.ops.window_attention.cases import bench_cases
 from vtkernels.ops.window_attention.common import LARGEST_TILE
 
-DRY = "--dry" in sys.argv
+HERE = Path(__file__).parent
 MINUTES = 8.0
 # of them, at most this share for correctness: compilation, a second or two a case, is what takes the time
-CORRECTNESS_SHARE = 0.5
-BACKENDS = ("triton", "cuda", "reference")
+CORRECTNESS_SHARE = 0.45
+BACKENDS = {"cuda": ("triton", "cuda", "reference"), "cpu": ("cpu",)}
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-PEERS = ("timm", "timm_sdpa", "sdpa")
-ROUNDS = 1 if DRY else 25
-# larger than any second-level cache
-FLUSH_BYTES = 256 << 20
-# The device sleeps while the host enqueues a sample, so that what is timed is the device; some milliseconds
-SLEEP_CYCLES = 8_000_000
-
-
-@dataclass
-class Clock:
-    seconds: float
-    start: float = field(default_factory=time.monotonic)
-
-    @property
-    def spent(self) -> float:
-        return time.monotonic() - self.start
-
-    def allows(self, seconds: float, share: float = 1.0) -> bool:
-        return self.spent + seconds <= self.seconds * share
+ROUNDS = {"cuda": 25, "cpu": 1}
+# seconds a step may take before the clock refuses it; the second also compiles its peers
+STEP, COMPILING_STEP = 15, 60
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--dry", action="store_true", help="run the script itself on a CPU, through Triton's interpreter")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dry", action="store_true", help="run the script itself on a CPU, at sizes that show nothing")
     parser.add_argument("--minutes", type=float, default=MINUTES)
+    parser.add_argument("--out", type=Path, help="folder of the result (default benchmarks/results, dry benchmarks/out)")
     options = parser.parse_args()
-    device = "cpu" if DRY else "cuda"
-    if not DRY and not torch.cuda.is_available():
-        print("gpu_check: no CUDA device is visible to torch; --dry checks the script without one", file=sys.stderr)
+    if not options.dry and not torch.cuda.is_available():
+        print("gpu_check: expected a CUDA device, this torch sees none; --dry tries the script without one", file=sys.stderr)
         return 2
-    if DRY:
-        _interpret()
-    clock = Clock(60 * options.minutes)
-    result: dict[str, Any] = {"dry": DRY, "environment": report.environment(device), "skipped": []}
-    if not DRY:
-        result["machine"] = _machine()
-        result["limits"] = (limits := peaks.measure(device)).as_json()
-    result["correctness"] = check_all(device, clock, result["skipped"])
-    sound = not result["correctness"]["wrong"]
-    result["sam"] = time_sam(device, clock, result["skipped"], None if DRY else limits) if sound else []
-    result["times"] = time_all(device, clock, result["skipped"], None if DRY else limits) if sound else []
-    result["seconds"] = clock.spent
-    folder = Path(__file__).parent / ("out" if DRY else "results")
-    path = report.save(result, folder, "gpu_check", device)
-    wrong = result["correctness"]["wrong"]
-    print(f"\n{result['correctness']['checked']} checks, {len(wrong)} wrong; {len(result['skipped'])} steps skipped; {clock.spent:.0f} s; {report.shown(path)}")
-    print(*wrong, sep="\n")
-    return bool(wrong)
+    device = "cpu" if options.dry else "cuda"
+    run = Run("gpu_check", device, options.minutes, options.out or HERE / ("out" if options.dry else "results"), options.dry)
+    return check(run, gpu_ops.comparisons(4)[: len(gpu_ops.FAMILIES)] if options.dry else gpu_ops.comparisons(BATCH))
 
 
-def _interpret() -> None:
-    # read when triton is imported, which no import above does
-    os.environ["TRITON_INTERPRET"] = "1"
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from python_tests.gpu.interpreter import repair
-
-    repair()
-
-
-def _machine() -> dict[str, Any]:
-    properties = torch.cuda.get_device_properties(0)
-    return {
-        "capability": f"{properties.major}.{properties.minor}",
-        "multiprocessors": properties.multi_processor_count,
-        "memory_GB": properties.total_memory / 1e9,
-        "second_level_cache_MB": properties.L2_cache_size / 1e6,
-        "cuda": torch.version.cuda,
-    }
+def check(run: Run, comparisons: list[Comparison]) -> int:
+    limits = run.attempt("the machine's limits", lambda: peaks.measure(run.device))
+    run.result["limits"] = limits and limits.as_json()
+    check_all(run)
+    run.result["rows"] = []
+    # the first of each op before SAM, which is a minute of its own
+    for comparison in comparisons[: len(gpu_ops.FAMILIES)]:
+        time_op(run, comparison, limits)
+    time_sam(run, limits)
+    for comparison in comparisons[len(gpu_ops.FAMILIES) :]:
+        time_op(run, comparison, limits)
+    run.result["shifts"] = shifts(run.result["rows"])
+    status = run.finish()
+    show_bars(run.result)
+    gpu_plots.draw(run.save())
+    return status
 
 
-def check_all(device: str, clock: Clock, skipped: list[str]) -> dict[str, Any]:
+def check_all(run: Run) -> None:
     """Every op, backend and dtype, by the tolerance rule and repeated to the bit; representative cases first."""
-    checked, wrong, refused = 0, [], {}
-    for op, case, dtype, backend in _checks():
-        name = f"correctness of {op} on {backend}: {case.name} in {_short(dtype)}"
-        if not clock.allows(10, CORRECTNESS_SHARE):
-            skipped.append(f"{name}: no time left")
-            continue
-        reason = testing.why_not(op, case.inputs(dtype, device), backend)
+    run.result["refused"], checked = {}, 0
+    for op, case, dtype, backend in _checks(run):
+        name = f"{op} on {backend}: {case.name} in {_short(dtype)}"
+        reason = testing.why_not(op, case.inputs(dtype, run.device), backend)
         if reason is not None:
-            refused[name] = reason
+            run.result["refused"][name] = reason
             continue
-        checked += 1
-        found = _problems(op, case, dtype, backend, device)
-        wrong += found
-        print(f"{'WRONG' if found else 'right'}  {name}", flush=True)
-    for name, check in {} if DRY else gpu_check_sam.checks(device).items():
-        if not clock.allows(10, CORRECTNESS_SHARE):
-            skipped.append(f"{name}: no time left")
-            continue
-        checked += 1
-        found = _attempt(name, check)
-        wrong += found
-        print(f"{'WRONG' if found else 'right'}  {name}", flush=True)
-    return {"checked": checked, "wrong": wrong, "refused": refused}
+        found = run.attempt(f"correctness of {name}", partial(_problems, op, case, dtype, backend, run.device), 5, CORRECTNESS_SHARE)
+        checked += _note(run, name, found)
+    for name, work in ({} if run.dry else _gpu_only()).items():
+        checked += _note(run, name, run.attempt(name, work, 10, CORRECTNESS_SHARE + 0.05))
+    run.result["checked"] = checked
 
 
-def _checks() -> list[tuple[str, Case, torch.dtype, str]]:
-    rows = [(op, case, dtype, name) for op in OPS for case in testing.cases(op) for dtype in DTYPES for name in BACKENDS if name in OPS[op].backend_names]
-    if DRY:
-        return [row for row in rows if row[1].name in ("window_4", "dense_bias_large_window", "mixed_dtypes") and row[2] != torch.float16]
+def _note(run: Run, name: str, found: list[str] | None) -> bool:
+    if found is None:
+        return False
+    run.result["wrong"] += found
+    print(f"{'WRONG' if found else 'right'}  {name}", flush=True)
+    return True
+
+
+def _checks(run: Run) -> list[tuple[str, Case, torch.dtype, str]]:
+    rows = [
+        (op, case, dtype, name)
+        for op in OPS
+        for case in testing.cases(op)
+        for dtype in DTYPES
+        for name in BACKENDS[run.device]
+        if name in OPS[op].backend_names
+    ]
+    if run.dry:
+        first = {op: next(case.name for case in testing.cases(op) if case.representative) for op in OPS}
+        return [row for row in rows if row[1].name == first[row[0]] and row[2] == torch.float32]
     # the representative cases in every dtype, then the rest dtype by dtype; the reference has only its dtypes to show, and
     # multi-tensor kernels treat their dtypes alike
     rows = [row for row in rows if row[1].representative or row[3] != "reference" and (testing.has_gradients(row[0]) or row[2] == torch.float32)]
@@ -150,168 +122,156 @@ def _checks() -> list[tuple[str, Case, torch.dtype, str]]:
 
 
 def _problems(op: str, case: Case, dtype: torch.dtype, backend: str, device: str) -> list[str]:
-    name = f"{op}, backend {backend}, case {case.name}, {_short(dtype)}"
-
-    def find() -> list[str]:
-        with testing.poisoned_memory():
-            first, second = (testing.run_case(op, case.inputs(dtype, device), backend) for _ in range(2))
-        verdicts = testing.judge_outcome(op, backend, case, dtype, first, device)
-        differing = [quantity for quantity, value in first.items() if not torch.equal(value, second[quantity])]
-        return [str(verdict) for verdict in verdicts if not verdict.passed] + [f"{name}: {quantity} differs from run to run" for quantity in differing]
-
-    return _attempt(name, find)
+    with testing.poisoned_memory():
+        first, second = (testing.run_case(op, case.inputs(dtype, device), backend) for _ in range(2))
+    wrong = [str(verdict) for verdict in testing.judge_outcome(op, backend, case, dtype, first, device) if not verdict.passed]
+    differing = [quantity for quantity, value in first.items() if not torch.equal(value, second[quantity])]
+    return wrong + [f"{op}, backend {backend}, case {case.name}, {_short(dtype)}: {quantity} differs from run to run" for quantity in differing]
 
 
-def _attempt(name: str, check: Callable[[], list[str]]) -> list[str]:
-    """What is wrong: a kernel that fails to build or to run is a finding, not the end of the check."""
-    try:
-        return check()
-    except Exception as error:
-        return [f"{name}: {type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}"]
+def _gpu_only() -> dict[str, Callable[[], list[str]]]:
+    graphs = {f"a CUDA graph of a SAM training step with {base}": partial(gpu_graph.capture, base) for base in gpu_graph.BASES}
+    waits = {f"waiting in a SAM training step with {base}": partial(gpu_graph.waits, base) for base in gpu_graph.BASES}
+    return {**gpu_check_sam.checks("cuda"), **graphs, **waits}
 
 
-def time_sam(device: str, clock: Clock, skipped: list[str], limits: peaks.Peaks | None) -> list[dict[str, Any]]:
-    """Whole SAM steps: norm, perturb, restore and the base step."""
-    rows = []
-    for model in ("tiny",) if DRY else gpu_check_sam.MODELS:
-        for base in list(sam_problem.BASES.values())[: 1 if DRY else None]:
-            if not clock.allows(30):
-                skipped.append(f"SAM with {base.name} on {model}: no time left")
-                continue
-            problem = sam_problem.Problem(model, sam_problem.MODELS[model](), base, torch.float32, device)
-            rows.append(gpu_check_sam.timed(problem, _interleaved, limits.copy if limits else None, list(gpu_check_sam.PEERS)))
-            shares = rows[-1].get("share_of_copy", {})
-            print(f"{rows[-1]['case']}: {', '.join(f'{side} {share:.0%} of copy' for side, share in shares.items()) or 'not timed'}", flush=True)
-    return rows
+def time_op(run: Run, comparison: Comparison, limits: peaks.Peaks | None) -> None:
+    """Rows of one shape, unless what its op computes here has been found wrong."""
+    if any(line.startswith(f"{comparison.op},") for line in run.result["wrong"]):
+        run.result["skipped"].append(f"times of {comparison.name}: the op is wrong here")
+        return
+    dtype = torch.float32 if run.dry else torch.bfloat16
+    compiled = comparison.compiled and not run.dry
+    problem = run.attempt(f"data of {comparison.name}", lambda: gpu_ops.FAMILIES[comparison.op].problem(comparison.case, dtype, run.device), STEP)
+    for phase in PHASES if problem is not None else ():
+        torch.compiler.reset()
+        seconds = COMPILING_STEP if compiled and phase != "backward" else STEP
+        work = partial(_row, run, comparison, problem, phase, dtype, compiled, limits)
+        row = run.attempt(f"times of {comparison.name}, {phase}", work, seconds)
+        if row is not None:
+            run.result["rows"].append(row)
+    del problem
+    free(run.device)
 
 
-def time_all(device: str, clock: Clock, skipped: list[str], limits: peaks.Peaks | None) -> list[dict[str, Any]]:
-    rows = []
-    for case in _timed_cases():
-        for phase in PHASES:
-            if not clock.allows(30):
-                skipped.append(f"times of {case.name}, {phase}: no time left")
-                continue
-            problem = Problem(case, torch.bfloat16, device)
-            rows.append(_timed(problem, phase, clock, skipped, limits))
-            del problem
-            if not DRY:
-                torch.cuda.empty_cache()
-    return rows
-
-
-def _timed_cases() -> list[BenchCase]:
-    """First stages first: they move the most bytes. Then the third, which Swin repeats most."""
-    if DRY:
-        return [case for case in bench_cases(("swin_t",), 1) if "/stage4/" in case.name]
-    return sorted(bench_cases(("swin_b", "swin_t"), 128), key=lambda case: "1324".index(case.name.split("/stage")[1][0]))
-
-
-def _timed(problem: Problem, phase: str, clock: Clock, skipped: list[str], limits: peaks.Peaks | None) -> dict[str, Any]:
-    name = f"{problem.case.name}, {phase}"
-    peers = list(PEERS)
-    if DRY:
-        skipped.append(f"torch.compile in {name}: the dry run compiles nothing")
-    elif clock.allows(90):
-        peers += ["inductor", "inductor_sdpa"]
-    else:
-        skipped.append(f"torch.compile in {name}: no time left to compile")
-    gated = gate(problem, phase, peers, medium=False, backend="triton")
-    for side, reason in gated.refused.items():
-        print(f"not timed: {side} in {name}: {reason}")
-    if OURS in gated.refused:
-        return {"case": name, "refused": gated.refused}
-    milliseconds = _interleaved(gated.sides + _variants(problem, phase))
-    flops, moved = problem.work(phase)
-    row: dict[str, Any] = {
-        "case": name,
-        "shape": str(problem.shape),
-        "dtype": _short(problem.dtype),
-        "errors": gated.errors,
-        "refused": gated.refused,
-    }
-    if DRY:
-        return row | {"sides": sorted(milliseconds)}
-    ours = statistics.median(milliseconds[OURS])
-    row["device_ms"] = {side: statistics.median(times) for side, times in milliseconds.items()}
-    row["spread"] = {side: _spread(times) for side, times in milliseconds.items()}
-    row["ratio"] = {side: row["device_ms"][side] / ours for side in gated.errors if side != OURS}
-    row["share_of_copy"] = moved / (1e-3 * ours) / limits.copy
-    row["share_of_matmul"] = flops / (1e-3 * ours) / limits.flops["bfloat16"]
-    row["peak_extra_bytes"] = _peak_extra(gated.sides[0])
-    ratios = ", ".join(f"{side} {value:.2f}x" for side, value in row["ratio"].items())
-    print(f"{name}: {ours:.3f} ms, {row['share_of_copy']:.0%} of copy; {ratios}", flush=True)
+def _row(run: Run, comparison: Comparison, problem: Any, phase: str, dtype: torch.dtype, compiled: bool, limits: peaks.Peaks | None) -> dict[str, Any]:
+    gated = gpu_ops.sides(comparison, problem, phase, compiled, "auto" if run.dry else "triton", run.device)
+    facts = {"op": comparison.op, "case": comparison.case.name, "why": comparison.case.why, "phase": phase, "dtype": _short(dtype)}
+    facts |= {"bytes": gpu_ops.moved(comparison, phase, dtype), "flops": gpu_ops.flops(comparison, phase)}
+    variants = [] if run.dry or comparison.op != "window_attention" or phase == "training" else _variants(problem, phase)
+    row = facts | measured(run, gated.sides, variants, gated.errors, gated.refused, facts["bytes"], facts["flops"], limits)
+    row["bars"] = gpu_ops.verdicts(comparison, phase, row) if "device_ms" in row else []
+    print(_line(comparison.name, row), flush=True)
     return row
 
 
-def _variants(problem: Problem, phase: str) -> list[Side]:
-    """The kernels launched in other ways than the launcher chooses, without autograd; "training" times the backward alone."""
+def measured(
+    run: Run, sides: list[Side], variants: list[Side], errors: dict, refused: dict[str, str], moved: int, flops: int, limits: peaks.Peaks | None
+) -> dict[str, Any]:
+    """Times of the sides that passed the gate; none at all where ours did not."""
+    if OURS not in [side.name for side in sides]:
+        return {"errors": errors, "refused": refused}
+    milliseconds, failed = interleaved(sides + variants, ROUNDS[run.device], run.device)
+    row: dict[str, Any] = {"errors": errors, "refused": refused | failed}
+    if OURS not in milliseconds:
+        return row
+    row["device_ms"] = {name: statistics.median(times) for name, times in milliseconds.items()}
+    row["spread"] = {name: spread(times) for name, times in milliseconds.items()}
+    ours = row["device_ms"][OURS]
+    peers = [side.name for side in sides if side.name in milliseconds and side.name != OURS]
+    row["ratio"] = {name: row["device_ms"][name] / ours for name in peers}
+    if limits is not None:
+        row["share_of_copy"] = moved / (1e-3 * ours) / limits.copy
+        row["share_of_matmul"] = flops / (1e-3 * ours) / limits.flops["bfloat16"]
+    else:
+        row |= {"share_of_copy": None, "share_of_matmul": None}
+    if run.device == "cuda":
+        row["peak_extra_bytes"] = peak_extra(next(side for side in sides if side.name == OURS))
+    return row
+
+
+def _line(name: str, row: dict[str, Any]) -> str:
+    where = f"{name}, {row['phase']}"
+    if "device_ms" not in row:
+        return f"NOT TIMED {where}: {row['refused'].get(OURS, 'it was not admitted')}"
+    share = "" if row["share_of_copy"] is None else f", {row['share_of_copy']:.0%} of copy"
+    ratios = "".join(f", {side} {value:.2f}x" for side, value in row["ratio"].items())
+    missed = [bar for bar in row["bars"] if not bar["met"]]
+    return f"{where}: {row['device_ms'][OURS]:.4f} ms{share}{ratios}{' BELOW ITS BAR' if missed else ''}"
+
+
+def _variants(problem: Any, phase: str) -> list[Side]:
+    """Window attention's kernels launched in other ways than the launcher chooses, without autograd."""
     call = testing.call_of("window_attention", problem.arguments(problem.qkv.detach(), problem.table.detach(), "triton"))
     if call.tokens > LARGEST_TILE:
         return []
-    kernel_phase = "forward" if phase == "forward" else "backward"
-    usual = window_triton.small_plan(kernel_phase, call)
+    usual = window_triton.small_plan(phase, call)
+    resident = {"maxnreg": 96, "programs": usual.programs * 5 // 4} if phase == "forward" else {"maxnreg": 168, "programs": usual.programs * 3 // 2}
     plans = {
         "usual": usual,
         "1 stage": usual._replace(num_stages=1),
         "3 stages": usual._replace(num_stages=3),
         "twice the programs": usual._replace(programs=2 * usual.programs),
         "half the programs": usual._replace(programs=usual.programs // 2),
-        "more resident": usual._replace(
-            maxnreg=96 if phase == "forward" else 168, programs=usual.programs * 5 // 4 if phase == "forward" else usual.programs * 3 // 2
-        ),
+        "more resident": usual._replace(**resident),
     }
-    if DRY:
-        plans = {"usual": usual}
-    return [Side(f"{kernel_phase} kernel, {name}", _launch(call, problem, phase, plan)) for name, plan in plans.items()]
+    return [Side(f"kernel, {name}", _launch(call, problem, phase, plan), torch.no_grad) for name, plan in plans.items()]
 
 
-def _launch(call: Any, problem: Problem, phase: str, plan: "window_triton.Plan") -> Callable[[], Any]:
+def _launch(call: Any, problem: Any, phase: str, plan: "window_triton.Plan") -> Callable[[], Any]:
     if phase == "forward":
         return lambda: window_triton.forward(call, plan)
     statistics_of_none = torch.empty(0, device=call.qkv.device)
     return lambda: window_triton.backward(call, problem.grad_out, None, statistics_of_none, plan)
 
 
-def _interleaved(sides: list[Side]) -> dict[str, list[float]]:
-    """Milliseconds of every side in every round, on the device's clock and with a cold cache."""
-    for side in sides:
-        for _ in range(1 if DRY else 3):
-            with side.context():
-                side.run()
-    if DRY:
-        return {side.name: [] for side in sides}
-    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
-    events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {side.name: [] for side in sides}
-    for _ in range(ROUNDS):
-        for side in sides:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            with side.context():
-                flush.zero_()
-                torch.cuda._sleep(SLEEP_CYCLES)
-                start.record()
-                side.run()
-                end.record()
-            torch.cuda.synchronize()
-            events[side.name].append((start, end))
-    return {name: [start.elapsed_time(end) for start, end in pairs] for name, pairs in events.items()}
+def time_sam(run: Run, limits: peaks.Peaks | None) -> None:
+    """Whole SAM steps: norm, perturb, restore and the base step."""
+    run.result["sam"] = []
+    for model in ("tiny",) if run.dry else gpu_check_sam.MODELS:
+        for base in sorted(sam_problem.BASES.values(), key=lambda base: base.name)[: 1 if run.dry else None]:
+            row = run.attempt(f"SAM with {base.name} on {model}", partial(_sam_row, run, model, base, limits), STEP)
+            if row is not None:
+                run.result["sam"].append(row)
+                print(f"{row['case']}: {', '.join(f'{side} {share:.0%} of copy' for side, share in row['share_of_copy'].items())}", flush=True)
+            free(run.device)
 
 
-def _spread(times: list[float]) -> float:
-    """Distance of the quartiles over the median."""
-    low, middle, high = statistics.quantiles(times, n=4, method="inclusive")
-    return (high - low) / middle
+def _sam_row(run: Run, model: str, base: sam_problem.Base, limits: peaks.Peaks | None) -> dict[str, Any]:
+    problem = sam_problem.Problem(model, sam_problem.MODELS[model](), base, torch.float32, run.device)
+    row = gpu_check_sam.timed(problem, lambda sides: interleaved(sides, ROUNDS[run.device], run.device), limits.copy if limits else None)
+    if (model, base.name) == ("vit_b", "adamw"):
+        # the better of the backends as they come; their variants are there to learn from
+        ours = max((row["share_of_copy"].get(f"{OURS} ({backend})", 0.0) for backend in gpu_check_sam.BACKENDS[run.device]), default=0.0)
+        row["bars"] = [{"what": "share of copy", "least": 0.85, "found": ours, "met": ours >= 0.85}]
+    return row
 
 
-def _peak_extra(side: Side) -> int:
-    """Most bytes allocated at once during a call, beyond what was allocated before it."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    with side.context():
-        side.run()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
+def shifts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same stage shifted and not: the shift shall cost nothing."""
+    times = {(row["case"], row["phase"]): row["device_ms"][OURS] for row in rows if row["op"] == "window_attention" and "device_ms" in row}
+    found = []
+    for (case, phase), milliseconds in times.items():
+        stage, _, shift = case.rpartition("/")
+        plain = times.get((f"{stage}/shift0", phase))
+        if shift != "shift0" and phase != "training" and plain is not None:
+            over = milliseconds / plain
+            found.append({"case": case, "phase": phase, "what": "time over the unshifted", "most": 1.03, "found": over, "met": over <= 1.03})
+    return found
+
+
+def show_bars(result: dict[str, Any]) -> None:
+    rows = [
+        (f"{row.get('op', 'SAM')} {row['case']}, {row.get('phase', 'step')}", bar) for row in (*result["rows"], *result["sam"]) for bar in row.get("bars", ())
+    ]
+    rows += [(f"window_attention {bar['case']}, {bar['phase']}", bar) for bar in result["shifts"]]
+    if rows:
+        met = sum(bar["met"] for _, bar in rows)
+        print(f"\n{met} of {len(rows)} bars met{' (a dry run: they mean nothing)' if result['dry'] else ''}")
+    for name, bar in rows:
+        limit = f"at least {bar['least']:g}" if "least" in bar else f"at most {bar['most']:g}"
+        value = "not measured" if bar["found"] is None else f"{bar['found']:.2f}"
+        print(f"{'met   ' if bar['met'] else 'MISSED'} {name}: {bar['what']} {value}, {limit}")
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -14,7 +14,7 @@ from timing import Side
 import vtkernels as vt
 from vtkernels.ops.sam import triton as sam_triton
 
-BACKENDS = ("triton", "cuda")
+BACKENDS = {"cuda": ("triton", "cuda"), "cpu": ("cpu",)}
 PEERS = ("published", "foreach_fused")
 MODELS = ("vit_b", "vit_s", "swin_t")
 LARGEST_COUNT = 4
@@ -30,7 +30,7 @@ VARIANTS = {
 def available(problem: Problem) -> dict[str, str | None]:
     """The backends, each with None or why it cannot make a step."""
     lists = {"params": problem.start, "grads": problem.first, "backups": problem.backups}
-    return {backend: vt.explain("sam_perturb_", **lists, rho=problem.rho).reasons["forward"][backend] for backend in BACKENDS}
+    return {backend: vt.explain("sam_perturb_", **lists, rho=problem.rho).reasons["forward"][backend] for backend in BACKENDS[problem.device]}
 
 
 def checks(device: str) -> dict[str, Callable[[], list[str]]]:
@@ -83,8 +83,12 @@ def replay_a_graph(problem: Problem, backend: str) -> list[str]:
     return [f"a captured step on {backend} differs from the same without a graph in {differing} of {problem.tensors} tensors"] if differing else []
 
 
-def timed(problem: Problem, measure: Callable[[list[Side]], dict[str, list[float]]], copy: float | None, peers: list[str]) -> dict[str, Any]:
-    """Milliseconds of a SAM step of every side that is right; `copy` is the device's rate in bytes a second, None to time nothing."""
+# milliseconds of each side's rounds, and why a side has none
+Measure = Callable[[list[Side]], tuple[dict[str, list[float]], dict[str, str]]]
+
+
+def timed(problem: Problem, measure: Measure, copy: float | None) -> dict[str, Any]:
+    """Milliseconds of a SAM step of every side that is right; `copy` is the device's rate in bytes a second, where it is known."""
     sides, errors, refused = [], {}, {}
     for backend, reason in available(problem).items():
         name = f"{OURS} ({backend})"
@@ -95,19 +99,17 @@ def timed(problem: Problem, measure: Callable[[list[Side]], dict[str, list[float
         errors |= {name: gated.errors[OURS]} if OURS in gated.errors else {}
         refused |= {name: gated.refused[OURS]} if OURS in gated.refused else {}
         sides += [Side(name, side.run, side.context) for side in gated.sides if side.name == OURS]
-        if backend == "triton" and OURS in gated.errors and copy is not None:
+        if backend == "triton" and OURS in gated.errors:
             sides += [_variant(f"{name}, {what}", Ours(problem, backend), plan) for what, plan in VARIANTS.items()]
-    gated = gate(problem, peers, "reference")
-    sides += [side for side in gated.sides if side.name in (*peers, PLAIN)]
-    refused |= {name: reason for name, reason in gated.refused.items() if name in peers}
-    errors |= {name: error for name, error in gated.errors.items() if name in (*peers, PLAIN)}
+    gated = gate(problem, list(PEERS), "reference")
+    sides += [side for side in gated.sides if side.name in (*PEERS, PLAIN)]
+    refused |= {name: reason for name, reason in gated.refused.items() if name in PEERS}
+    errors |= {name: error for name, error in gated.errors.items() if name in (*PEERS, PLAIN)}
     row: dict[str, Any] = {"case": f"{problem.name}, SAM with {problem.base.name}", "tensors": problem.tensors, "numel": problem.numel}
-    row |= {"errors": errors, "refused": refused}
-    milliseconds = measure(sides)
-    if copy is None:
-        return row | {"sides": sorted(milliseconds)}
+    milliseconds, failed = measure(sides)
+    row |= {"bytes": problem.bytes, "errors": errors, "refused": refused | failed}
     row["device_ms"] = {side: statistics.median(times) for side, times in milliseconds.items()}
-    row["share_of_copy"] = {side: problem.bytes / (1e-3 * ms) / copy for side, ms in row["device_ms"].items() if side != PLAIN}
+    row["share_of_copy"] = {side: problem.bytes / (1e-3 * ms) / copy for side, ms in row["device_ms"].items() if side != PLAIN and copy is not None}
     return row
 
 

@@ -16,7 +16,7 @@ import vtkernels as vt
 from vtkernels._core import native
 
 HERE = Path(__file__).resolve().parent
-PACKAGES = ("torch", "triton", "numpy")
+PACKAGES = ("torch", "triton", "numpy", "timm")
 # Outputs beyond glibc's mmap threshold are mapped, faulted in and unmapped on every call, which can cost more than the kernel.
 TUNED_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 31), "MALLOC_TOP_PAD_": str(1 << 26)}
 
@@ -62,6 +62,15 @@ def environment(device: str) -> dict:
         "versions": {name: _version(name) for name in PACKAGES},
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def driver() -> str | None:
+    """The NVIDIA driver's version."""
+    try:
+        found = re.search(r"Kernel Module[^\d]*(\S+)", Path("/proc/driver/nvidia/version").read_text())
+    except OSError:
+        return None
+    return found and found[1]
 
 
 def _version(package: str) -> str | None:

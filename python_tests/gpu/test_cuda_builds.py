@@ -92,6 +92,39 @@ assert torch.equal(params[0], backups[0])
     assert done.returncode == 0, done.stderr
 
 
+def test_the_library_needs_nothing_that_the_oldest_torch_lacks(build):
+    from python_tests.gpu import abi
+
+    needed = abi.needed(build[0] / "_native.so")
+    assert needed.pop("aoti_torch_get_current_cuda_stream") == "w", "a CPU-only torch lacks it: strong, it would keep the library from loading"
+    assert abi.missing(needed) == []
+
+
+# types by name; a list of flags crosses the stable ABI as integers
+SCHEMAS = """
+import json, sys, torch
+import vtkernels
+torch.ops.load_library(sys.argv[1])
+def arguments(op):
+    kinds = [str(a.type).replace("bool[]", "int[]").replace("List[bool]", "List[int]") for a in op.default._schema.arguments]
+    return [(a.name, kind, bool(a.alias_info and a.alias_info.is_write)) for a, kind in zip(op.default._schema.arguments, kinds)]
+for name in ("sam_square_sum", "sam_perturb_", "sam_restore_", "sgd_step_", "adamw_step_"):
+    python = arguments(getattr(torch.ops.vtkernels, name))
+    native = arguments(getattr(torch.ops.vtkernels_native, name.rstrip("_")))
+    returns = [(str(r.type), True) for r in getattr(torch.ops.vtkernels, name).default._schema.returns]
+    assert python.pop()[0] == "backend", name
+    # what the one returns, the other is given to write to
+    assert [(kind, writes) for _, kind, writes in native[len(python):]] == returns, (name, native, returns)
+    assert native[:len(python)] == python, (name, native, python)
+"""
+
+
+def test_native_schemas_are_those_of_the_python_ops(build):
+    environment = os.environ | {"VTKERNELS_NATIVE": "0", "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-c", SCHEMAS, build[0] / "_native.so"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_python_and_cpp_agree_on_the_number_of_tensors():
     from vtkernels.ops.sam import cuda
 

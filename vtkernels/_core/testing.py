@@ -12,6 +12,7 @@ import importlib
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -67,12 +68,16 @@ def generator_for(name: str) -> torch.Generator:
 
 
 def cases(op: str) -> list[Case]:
-    return importlib.import_module(f"{OPS[op].package}.cases").cases(op)
+    return cases_module(op).cases(op)
 
 
 def gpu_cases(op: str) -> list[BenchCase]:
-    """What GPUs are tuned and timed with; none where an op names nothing."""
-    return importlib.import_module(f"{OPS[op].package}.cases").gpu_cases(op)
+    """What GPUs are tuned and timed with."""
+    return cases_module(op).gpu_cases(op)
+
+
+def cases_module(op: str) -> ModuleType:
+    return importlib.import_module(f"{OPS[op].package}.cases")
 
 
 def in_dtype(inputs: Inputs, dtype: torch.dtype, fixed: tuple[str, ...] = ()) -> Inputs:

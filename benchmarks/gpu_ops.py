@@ -1,0 +1,214 @@
+"""What of each op is timed on a GPU: shapes, peers, and the bar each row has to clear."""
+
+import argparse
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import class_attn_problem
+import drloc
+import jsd
+import talking_heads
+import torch
+from attn_problem import TOLERANCE, Wrong
+from attn_problem import Problem as WindowProblem
+from attn_sides import OURS, Candidate, Gated, admit
+from attn_sides import gate as gate_window
+from peers.pooled_attention import PEERS as POOLED_PEERS
+from timing import Side
+from torch import Tensor
+
+import vtkernels as vt
+from vtkernels._core import testing
+from vtkernels._core.op import OPS
+from vtkernels._core.testing import BenchCase
+
+PHASES = ("forward", "backward", "training")
+BATCH = 128
+
+
+class Bar(NamedTuple):
+    """The least a row has to reach: a share of the copy bandwidth, or how many times faster than a peer."""
+
+    phase: str
+    least: float
+    over: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One shape of one op."""
+
+    op: str
+    case: BenchCase
+    bars: tuple[Bar, ...] = ()
+    # whether to wait for torch.compile
+    compiled: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.op} {self.case.name}"
+
+
+@dataclass(frozen=True)
+class Family:
+    """How an op is compared: its data, the gate that sides pass (problem, phase, peers, backend), and its peers."""
+
+    problem: Callable[[BenchCase, torch.dtype, str], Any]
+    gate: Callable[[Any, str, list[str], str], Gated]
+    eager: tuple[str, ...]
+    compiled: tuple[str, ...]
+    # times the formula's backward elements that a backward moves which does not find the forward's inputs in a cache
+    backward: int = 1
+
+
+class PooledProblem:
+    """Queries, keys and values as leaves, and the output and gradients in fp64."""
+
+    def __init__(self, case: BenchCase, dtype: torch.dtype, device: str):
+        self.case, self.dtype, self.device = case, dtype, device
+        self.inputs = {name: value.requires_grad_() for name, value in case.inputs(dtype, device).items()}
+        self.grad_out = torch.randn(self.inputs["q"].shape, generator=testing.generator_for(case.name)).to(device, dtype)
+
+    @cached_property
+    @torch.enable_grad()
+    def truth(self) -> dict[str, Tensor]:
+        leaves = {name: value.detach().double().requires_grad_() for name, value in self.inputs.items()}
+        out = vt.pooled_attention(**leaves, backend="reference")
+        grads = torch.autograd.grad(out, tuple(leaves.values()), self.grad_out.double())
+        return {"out": out.detach()} | dict(zip(("d_q", "d_k", "d_v"), grads, strict=True))
+
+    def check(self, results: dict[str, Tensor]) -> dict[str, float]:
+        tolerance, errors = TOLERANCE[str(self.dtype).removeprefix("torch.")], {}
+        for name, result in results.items():
+            errors[name] = float((result.detach().double() - self.truth[name]).norm() / self.truth[name].norm())
+            if not (math.isfinite(errors[name]) and errors[name] <= tolerance):
+                raise Wrong(f"{name} is off by {errors[name]:.1e} of its norm (allowed {tolerance:.0e})")
+        return errors
+
+
+def _gate_pooled(problem: PooledProblem, phase: str, peers: list[str], backend: str) -> Gated:
+    gated = Gated()
+    ours: dict[str, Callable[[str], Any]] = {OURS: lambda device: lambda q, k, v: vt.pooled_attention(q, k, v, backend=backend)}
+    for name, build in (ours | {peer: POOLED_PEERS[peer] for peer in peers}).items():
+        admit(gated, problem, name, lambda build=build: _pooled_candidate(problem, phase, build(problem.device)), phase)
+    return gated
+
+
+def _pooled_candidate(problem: PooledProblem, phase: str, run: Callable[..., Tensor]) -> Candidate:
+    leaves = tuple(problem.inputs.values())
+    if phase == "forward":
+        return Candidate(lambda: run(*leaves), lambda out: {"out": out})
+    return Candidate(
+        lambda: torch.autograd.grad(run(*leaves), leaves, problem.grad_out),
+        lambda grads: dict(zip(("d_q", "d_k", "d_v"), grads, strict=True)),
+    )
+
+
+def _gate_talking_heads(problem: talking_heads.Problem, phase: str, peers: list[str], backend: str) -> Gated:
+    options = argparse.Namespace(backend=backend, peers=peers, medium=False)
+    return Gated(*talking_heads.admit(problem, phase, options))
+
+
+def _gate_class(problem: class_attn_problem.Problem, phase: str, peers: list[str], backend: str) -> Gated:
+    problem.module.backend = backend
+    return class_attn_problem.gate(problem, phase, peers, False)
+
+
+FAMILIES = {
+    "window_attention": Family(
+        WindowProblem,
+        lambda problem, phase, peers, backend: gate_window(problem, phase, peers, False, backend),
+        ("eager", "timm", "timm_sdpa", "sdpa"),
+        ("inductor", "inductor_sdpa", "flex"),
+    ),
+    "class_attention": Family(
+        class_attn_problem.Problem,
+        _gate_class,
+        ("timm", "timm_sdpa", "folded"),
+        ("inductor", "inductor_sdpa", "inductor_folded"),
+    ),
+    "augmix_loss": Family(jsd.Problem, jsd.gate, ("augmix", "timm", "stable"), ("augmix_inductor", "stable_inductor"), backward=2),
+    "drloc_pairs": Family(drloc.Problem, drloc.gate, ("published", "gather", "embedding"), ("gather_inductor",)),
+    "talking_heads_attention": Family(talking_heads.Problem, _gate_talking_heads, ("eager", "channels_first"), ("inductor",)),
+    "pooled_attention": Family(PooledProblem, _gate_pooled, ("eager", "sdpa"), ("inductor", "flex")),
+}
+
+
+def comparisons(batch: int = BATCH) -> list[Comparison]:
+    """In the order of what they tell: the first shape of each op, which also waits for torch.compile, then Swin's, then the rest.
+
+    `batch` is that of Swin's maps; the others' go along.
+    """
+    found = {op: [Comparison(op, case, _bars(op, case)) for case in _cases(op, batch)] for op in FAMILIES}
+    windows = found["window_attention"]
+    # what the op is for: a shifted block of the first stage
+    windows.sort(key=lambda row: row.case.name != "swin_t/stage1/shift3")
+    first = [replace(rows[0], compiled=True) for rows in found.values()]
+    return [*first, *windows[1:], *(row for op, rows in found.items() if op != "window_attention" for row in rows[1:])]
+
+
+def _cases(op: str, batch: int) -> list[BenchCase]:
+    package = testing.cases_module(op)
+    if batch == BATCH:
+        return package.gpu_cases(op)
+    usual = package.gpu_cases.__defaults__[-1]
+    return package.gpu_cases(op, max(1, usual * batch // BATCH))
+
+
+def _bars(op: str, case: BenchCase) -> tuple[Bar, ...]:
+    """The project's goals on an H200, in bfloat16."""
+    if op == "window_attention" and case.model in ("swin_t", "swin_b"):
+        early = "/stage1/" in case.name or "/stage2/" in case.name
+        shares = (Bar("forward", 0.75 if early else 0.5), Bar("backward", 0.65 if early else 0.45))
+        return *shares, Bar("forward", 2.0 if case.name.endswith("shift0") else 4.0, "timm_sdpa"), Bar("training", 3.0, "timm_sdpa")
+    least = {"class_attention": 0.7, "drloc_pairs": 0.5}.get(op)
+    if least is not None:
+        return Bar("forward", least), Bar("backward", least)
+    return (Bar("training", 0.6),) if case.name == "k1000/b4096" else ()
+
+
+def moved(comparison: Comparison, phase: str, dtype: torch.dtype) -> int:
+    """Bytes that have to move."""
+    backward = FAMILIES[comparison.op].backward * comparison.case.bytes("backward", dtype)
+    forward = comparison.case.bytes("forward", dtype)
+    return {"forward": forward, "backward": backward, "training": forward + backward}[phase]
+
+
+def flops(comparison: Comparison, phase: str) -> int:
+    return sum(comparison.case.flops[part] for part in (("forward", "backward") if phase == "training" else (phase,)))
+
+
+def sides(comparison: Comparison, problem: Any, phase: str, compiled: bool, backend: str, device: str) -> Gated:
+    """The sides that are right. The backward is timed of ours alone: a peer's forward keeps what it likes."""
+    family = FAMILIES[comparison.op]
+    if phase == "backward":
+        return _backward(comparison, problem.dtype, backend, device)
+    return family.gate(problem, phase, [*family.eager, *(family.compiled if compiled else ())], backend)
+
+
+def _backward(comparison: Comparison, dtype: torch.dtype, backend: str, device: str) -> Gated:
+    """The op's own backward, through autograd, from a forward that was made once."""
+    inputs = comparison.case.inputs(dtype, device)
+    leaves = {name: value.requires_grad_() for name, value in testing.differentiable(inputs).items()}
+    reason = testing.why_not(comparison.op, inputs, backend) if backend != "auto" else None
+    if reason is not None:
+        return Gated(refused={OURS: reason})
+    outputs = testing.outputs_of(OPS[comparison.op].public(**{**inputs, **leaves}, backend=backend))
+    smooth = tuple(output for output in outputs.values() if output.requires_grad)
+    upstream = testing.upstream_for(smooth)
+    return Gated(sides=[Side(OURS, lambda: torch.autograd.grad(smooth, list(leaves.values()), upstream, retain_graph=True), contextlib.nullcontext)])
+
+
+def verdicts(comparison: Comparison, phase: str, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each bar of the row beside what was found."""
+    found = []
+    for bar in comparison.bars:
+        if bar.phase == phase:
+            value = row["share_of_copy"] if bar.over is None else row["ratio"].get(bar.over)
+            what = "share of copy" if bar.over is None else f"times faster than {bar.over}"
+            found.append({"what": what, "least": bar.least, "found": value, "met": value is not None and value >= bar.least})
+    return found

@@ -1,0 +1,248 @@
+"""The scripts for a GPU, tried on a CPU: what they write, what they refuse to time, and that one failure does not end a run."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from optional import peer
+
+from vtkernels._core import testing
+from vtkernels._core.op import OPS, Backend
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """The scripts, with limits that need no measuring, two correctness checks, and no plots."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import gpu_check
+    import gpu_models
+    import gpu_ops
+    import gpu_plots
+    import gpu_run
+    import peaks
+
+    limits = peaks.Peaks(1e9, {"float32": 1e9, "bfloat16": 1e9, "float16": 1e9}, "made up")
+    monkeypatch.setattr(peaks, "measure", lambda device: limits)
+    case = next(case for case in testing.cases("drloc_pairs") if case.representative)
+    checks = [("drloc_pairs", case, torch.float32, backend) for backend in ("cpu", "reference")]
+    monkeypatch.setattr(gpu_check, "_checks", lambda run: checks)
+    monkeypatch.setattr(gpu_check, "time_sam", lambda run, limits: run.result.setdefault("sam", []))
+    monkeypatch.setattr(gpu_plots, "draw", lambda path: None)
+
+    def run(minutes: float = 5.0) -> gpu_run.Run:
+        return gpu_run.Run("gpu_check", "cpu", minutes, tmp_path, dry=True)
+
+    first = {row.op: row for row in gpu_ops.comparisons(4)[: len(gpu_ops.FAMILIES)]}
+    return SimpleNamespace(check=gpu_check, models=gpu_models, ops=gpu_ops, run=gpu_run, start=run, first=first, limits=limits, folder=tmp_path)
+
+
+def saved(gpu) -> dict:
+    (path,) = gpu.folder.glob("*/gpu_*.json")
+    return json.loads(path.read_text())
+
+
+def test_every_op_is_compared_and_has_its_bar(gpu):
+    rows = gpu.ops.comparisons()
+    assert set(gpu.ops.FAMILIES) == {op for op in OPS if testing.has_gradients(op)} - {"jsd_consistency"}
+    assert [row.op for row in rows[: len(gpu.ops.FAMILIES)]] == list(gpu.ops.FAMILIES)
+    assert rows[0].case.name == "swin_t/stage1/shift3"
+    assert {row.name for row in rows if row.compiled} == {row.name for row in rows[: len(gpu.ops.FAMILIES)]}
+    bars = {(row.op, row.case.name): row.bars for row in rows}
+    assert bars["window_attention", "swin_t/stage2/shift3"] == (
+        ("forward", 0.75, None),
+        ("backward", 0.65, None),
+        ("forward", 4.0, "timm_sdpa"),
+        ("training", 3.0, "timm_sdpa"),
+    )
+    assert bars["window_attention", "swin_t/stage4/shift0"][:3] == (("forward", 0.5, None), ("backward", 0.45, None), ("forward", 2.0, "timm_sdpa"))
+    assert bars["augmix_loss", "k1000/b4096"] == (("training", 0.6, None),)
+    assert bars["class_attention", "cait_s24/197"][0] == ("forward", 0.7, None)
+
+
+@pytest.mark.parametrize("op", ["pooled_attention", "drloc_pairs", "augmix_loss"])
+def test_a_row_has_times_shares_ratios_and_bars(gpu, op):
+    assert gpu.check.check(gpu.start(), [gpu.first[op]]) == 0
+    result = saved(gpu)
+    assert (result["skipped"], result["failed"], result["wrong"], result["checked"]) == ([], {}, [], 2)
+    assert [row["phase"] for row in result["rows"]] == ["forward", "backward", "training"]
+    for row in result["rows"]:
+        milliseconds = row["device_ms"]
+        assert row["share_of_copy"] == pytest.approx(row["bytes"] / (1e-3 * milliseconds["vtkernels"]) / 1e9, rel=1e-3)
+        eager = set(gpu.ops.FAMILIES[op].eager) if row["phase"] != "backward" else set()
+        assert row["refused"] == {} and eager <= set(row["ratio"]) and "vtkernels" not in row["ratio"]
+        assert len(row["bars"]) == sum(bar.phase == row["phase"] for bar in gpu.first[op].bars)
+    assert {"device", "commit", "versions"} <= set(result["environment"])
+
+
+def test_a_wrong_op_is_not_timed(gpu, monkeypatch):
+    right = testing.judge_outcome
+
+    def judge(op, backend, *rest):
+        (first, *others) = right(op, backend, *rest)
+        return [first.__class__(*(vars(first) | {"error": 1.0, "budget": 0.5}).values()), *others]
+
+    monkeypatch.setattr(testing, "judge_outcome", judge)
+    assert gpu.check.check(gpu.start(), [gpu.first["drloc_pairs"], gpu.first["pooled_attention"]]) == 1
+    result = saved(gpu)
+    assert len(result["wrong"]) == 2 and "drloc_pairs, backend cpu" in result["wrong"][0]
+    assert {row["op"] for row in result["rows"]} == {"pooled_attention"}
+    assert "the op is wrong here" in result["skipped"][0]
+
+
+def test_a_side_that_fails_the_gate_has_no_time(gpu, monkeypatch):
+    backend = OPS["pooled_attention"].backend("reference")
+    off = {"forward": lambda call: tuple(1.01 * part for part in backend.phases["forward"](call)), "backward": backend.phases["backward"]}
+    monkeypatch.setitem(OPS["pooled_attention"]._loaded, "cpu", Backend("cpu", lambda phase, call: None, off))
+    run = gpu.start()
+    gpu.check.check(run, [gpu.first["pooled_attention"]])
+    row = saved(gpu)["rows"][0]
+    assert "device_ms" not in row and "ratio" not in row
+    assert row["refused"]["vtkernels"].startswith("Wrong: out is off by 1.0e-02")
+
+
+def test_one_failure_does_not_end_the_run(gpu, monkeypatch, capsys):
+    def breaks(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80.00 GiB")
+
+    broken = gpu.ops.FAMILIES["drloc_pairs"].__class__(breaks, breaks, (), ())
+    monkeypatch.setitem(gpu.ops.FAMILIES, "drloc_pairs", broken)
+    monkeypatch.setattr(gpu.check, "_problems", breaks)
+    assert gpu.check.check(gpu.start(), [gpu.first["drloc_pairs"], gpu.first["pooled_attention"]]) == 1
+    result = saved(gpu)
+    assert len(result["failed"]) == 3 and all("out of memory" in reason for reason in result["failed"].values())
+    assert len(result["rows"]) == 3
+    assert "failed: data of drloc_pairs" in capsys.readouterr().out
+
+
+def test_a_peer_that_fails_while_timed_is_told_and_the_others_are_timed(gpu):
+    calls = []
+
+    def fails_later():
+        calls.append(1)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    sides = [gpu.check.Side("vtkernels", lambda: None), gpu.check.Side("peer", fails_later)]
+    row = gpu.check.measured(gpu.start(), sides, [], {}, {}, 1000, 1000, gpu.limits)
+    assert set(row["device_ms"]) == {"vtkernels"} and row["ratio"] == {}
+    assert row["refused"] == {"peer": "OutOfMemoryError: CUDA out of memory"}
+
+
+def test_no_time_left_is_told(gpu):
+    assert gpu.check.check(gpu.start(minutes=0.0), [gpu.first["drloc_pairs"]]) == 0
+    result = saved(gpu)
+    assert result["rows"] == [] and len(result["skipped"]) == 4 and all(line.endswith("no time left") for line in result["skipped"])
+
+
+def test_a_lost_device_ends_in_skipped_steps(gpu, monkeypatch):
+    def dead():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    run = gpu.start()
+    run.device = "cuda"
+    monkeypatch.setattr(torch.cuda, "synchronize", dead)
+    monkeypatch.setattr(run, "save", lambda: gpu.folder)
+    assert run.attempt("a kernel", dead) is None
+    assert run.attempt("the next", lambda: 7) is None
+    assert run.result["failed"] == {"a kernel": "RuntimeError: CUDA error: an illegal memory access was encountered"}
+    assert run.result["skipped"] == ["the next: the device does not answer any more"]
+    assert run.finish() == 1
+
+
+def test_bars_and_shifts(gpu):
+    row = {"share_of_copy": 0.7, "ratio": {"timm_sdpa": 4.5}}
+    comparison = gpu.first["window_attention"]
+    assert [(bar["least"], bar["met"]) for bar in gpu.ops.verdicts(comparison, "forward", row)] == [(0.75, False), (4.0, True)]
+    missing = gpu.ops.verdicts(comparison, "training", {"share_of_copy": 0.7, "ratio": {}})
+    assert [(bar["found"], bar["met"]) for bar in missing] == [(None, False)]
+    rows = [
+        {"op": "window_attention", "case": f"swin_t/stage1/{shift}", "phase": "forward", "device_ms": {"vtkernels": milliseconds}}
+        for shift, milliseconds in (("shift0", 1.0), ("shift3", 1.05))
+    ]
+    (found,) = gpu.check.shifts(rows)
+    assert found["found"] == pytest.approx(1.05) and not found["met"]
+
+
+def test_sam_steps_are_timed_beside_their_peers(gpu, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    run = gpu.start()
+    gpu.check.time_sam(run, gpu.limits)
+    (row,) = run.result["sam"]
+    assert run.result["failed"] == {}
+    assert {"vtkernels (cpu)", "published", "foreach_fused"} <= set(row["share_of_copy"])
+
+
+@pytest.fixture
+def tiny_models(gpu):
+    peer("timm")
+    plan = gpu.models.Plan(batch=1, rounds=1, calls=1, compiled=False, image=32)
+    return SimpleNamespace(start=lambda: gpu.run.Run("gpu_models", "cpu", 5.0, gpu.folder, dry=True), plan=plan, name="vit_tiny_patch16_224")
+
+
+@pytest.mark.slow
+def test_models_are_timed_in_both_modes(gpu, tiny_models):
+    assert gpu.models.measure(tiny_models.start(), [tiny_models.name], ["inference", "training"], tiny_models.plan) == 0
+    inference, training = saved(gpu)["rows"]
+    assert set(inference["images_per_second"]) >= {"timm", "vtkernels"}
+    assert set(training["images_per_second"]) >= {"timm", "vtkernels", "vtkernels SAM"}
+    assert inference["images_per_second"]["vtkernels"] == pytest.approx(1e3 / inference["ms"]["vtkernels"], rel=1e-3)
+
+
+def test_a_model_with_wrong_logits_or_none_is_not_timed(gpu, tiny_models, monkeypatch):
+    bench = gpu.models.Bench
+
+    def wrong(self):
+        model = self._timm()
+        torch.nn.init.zeros_(model.head.weight)
+        return model
+
+    def missing(self):
+        raise ValueError("create_model: no model is called so")
+
+    monkeypatch.setattr(bench, "_accelerated", wrong)
+    monkeypatch.setattr(bench, "_ours", missing)
+    assert gpu.models.measure(tiny_models.start(), [tiny_models.name], ["inference"], tiny_models.plan) == 0
+    (row,) = saved(gpu)["rows"]
+    assert set(row["images_per_second"]) == {"timm"}
+    assert row["refused"]["timm + vt.accelerate"].startswith("ValueError: logits are off by")
+    assert row["refused"]["vtkernels"] == "ValueError: create_model: no model is called so"
+
+
+def test_swin_over_vit(gpu):
+    def row(model, speed):
+        return {"model": model, "mode": "training", "compiled": False, "images_per_second": {"vtkernels": speed}}
+
+    (goal,) = gpu.models.goals([row(gpu.models.MODELS[0], 66.0), row(gpu.models.MODELS[1], 100.0)])
+    assert goal["found"] == pytest.approx(0.66) and goal["met"]
+
+
+@pytest.mark.slow
+def test_plots_are_drawn(gpu, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import gpu_plots
+
+    bars = [{"what": "share of copy", "least": 0.7, "found": 0.6, "met": False}]
+    row = {
+        "op": "class_attention",
+        "case": "a",
+        "phase": "forward",
+        "device_ms": {"vtkernels": 1.0},
+        "share_of_copy": 0.6,
+        "ratio": {"timm": 2.0},
+        "bars": bars,
+    }
+    common = {"dry": True, "environment": {"device": "none", "versions": {"torch": "2"}}}
+    for name, rest in (
+        ("gpu_check", {"rows": [row], "sam": []}),
+        ("gpu_models", {"rows": [{"mode": "training", "model": "vit", "images_per_second": {"timm": 1.0, "vtkernels": 2.0}, "peak_GB": {}}]}),
+    ):
+        path = gpu.folder / f"{name}.json"
+        path.write_text(json.dumps({"benchmark": name, **common, **rest}))
+        assert gpu_plots.draw(path).stat().st_size > 1000

@@ -43,8 +43,10 @@ CORRECTNESS_SHARE = 0.45
 BACKENDS = {"cuda": ("triton", "cuda", "reference"), "cpu": ("cpu",)}
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 ROUNDS = {"cuda": 25, "cpu": 1}
-# seconds a step may take before the clock refuses it; the second also compiles its peers
+# seconds that must be left for a step; the second waits for torch.compile
 STEP, COMPILING_STEP = 15, 60
+# of the time, what may be spent before peers are compiled no more
+COMPILING_SHARE = 0.85
 
 
 def main() -> int:
@@ -66,11 +68,13 @@ def check(run: Run, comparisons: list[Comparison]) -> int:
     run.result["limits"] = limits and limits.as_json()
     check_all(run)
     run.result["rows"] = []
-    # the first of each op before SAM, which is a minute of its own
-    for comparison in comparisons[: len(gpu_ops.FAMILIES)]:
+    first, rest = comparisons[: len(gpu_ops.FAMILIES)], comparisons[len(gpu_ops.FAMILIES) :]
+    for comparison in first:
         time_op(run, comparison, limits)
     time_sam(run, limits)
-    for comparison in comparisons[len(gpu_ops.FAMILIES) :]:
+    for comparison in () if run.dry else first:
+        time_op(run, comparison, limits, compiled=True)
+    for comparison in rest:
         time_op(run, comparison, limits)
     run.result["shifts"] = shifts(run.result["rows"])
     status = run.finish()
@@ -135,19 +139,18 @@ def _gpu_only() -> dict[str, Callable[[], list[str]]]:
     return {**gpu_check_sam.checks("cuda"), **graphs, **waits}
 
 
-def time_op(run: Run, comparison: Comparison, limits: peaks.Peaks | None) -> None:
-    """Rows of one shape, unless what its op computes here has been found wrong."""
+def time_op(run: Run, comparison: Comparison, limits: peaks.Peaks | None, compiled: bool = False) -> None:
+    """Rows of one shape beside eager or compiled peers, unless what its op computes here has been found wrong."""
     if any(line.startswith(f"{comparison.op},") for line in run.result["wrong"]):
         run.result["skipped"].append(f"times of {comparison.name}: the op is wrong here")
         return
     dtype = torch.float32 if run.dry else torch.bfloat16
-    compiled = comparison.compiled and not run.dry
-    problem = run.attempt(f"data of {comparison.name}", lambda: gpu_ops.FAMILIES[comparison.op].problem(comparison.case, dtype, run.device), STEP)
-    for phase in PHASES if problem is not None else ():
+    step = (COMPILING_STEP, COMPILING_SHARE) if compiled else (STEP, 1.0)
+    problem = run.attempt(f"data of {comparison.name}", lambda: gpu_ops.FAMILIES[comparison.op].problem(comparison.case, dtype, run.device), *step)
+    for phase in (phase for phase in PHASES if problem is not None and not (compiled and phase == "backward")):
         torch.compiler.reset()
-        seconds = COMPILING_STEP if compiled and phase != "backward" else STEP
         work = partial(_row, run, comparison, problem, phase, dtype, compiled, limits)
-        row = run.attempt(f"times of {comparison.name}, {phase}", work, seconds)
+        row = run.attempt(f"times of {comparison.name}, {phase}{', compiled peers' if compiled else ''}", work, *step)
         if row is not None:
             run.result["rows"].append(row)
     del problem
@@ -156,11 +159,11 @@ def time_op(run: Run, comparison: Comparison, limits: peaks.Peaks | None) -> Non
 
 def _row(run: Run, comparison: Comparison, problem: Any, phase: str, dtype: torch.dtype, compiled: bool, limits: peaks.Peaks | None) -> dict[str, Any]:
     gated = gpu_ops.sides(comparison, problem, phase, compiled, "auto" if run.dry else "triton", run.device)
-    facts = {"op": comparison.op, "case": comparison.case.name, "why": comparison.case.why, "phase": phase, "dtype": _short(dtype)}
+    facts = {"op": comparison.op, "case": comparison.case.name, "why": comparison.case.why, "phase": phase, "dtype": _short(dtype), "compiled": compiled}
     facts |= {"bytes": gpu_ops.moved(comparison, phase, dtype), "flops": gpu_ops.flops(comparison, phase)}
-    variants = [] if run.dry or comparison.op != "window_attention" or phase == "training" else _variants(problem, phase)
+    variants = [] if run.dry or comparison.op != "window_attention" or phase == "training" or compiled else _variants(problem, phase)
     row = facts | measured(run, gated.sides, variants, gated.errors, gated.refused, facts["bytes"], facts["flops"], limits)
-    row["bars"] = gpu_ops.verdicts(comparison, phase, row) if "device_ms" in row else []
+    row["bars"] = gpu_ops.verdicts(comparison, phase, row) if "device_ms" in row and not compiled else []
     print(_line(comparison.name, row), flush=True)
     return row
 
@@ -249,7 +252,7 @@ def _sam_row(run: Run, model: str, base: sam_problem.Base, limits: peaks.Peaks |
 
 def shifts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same stage shifted and not: the shift shall cost nothing."""
-    times = {(row["case"], row["phase"]): row["device_ms"][OURS] for row in rows if row["op"] == "window_attention" and "device_ms" in row}
+    times = {(row["case"], row["phase"]): row["device_ms"][OURS] for row in reversed(rows) if row["op"] == "window_attention" and "device_ms" in row}
     found = []
     for (case, phase), milliseconds in times.items():
         stage, _, shift = case.rpartition("/")

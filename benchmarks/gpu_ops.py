@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -45,8 +45,6 @@ class Comparison:
     op: str
     case: BenchCase
     bars: tuple[Bar, ...] = ()
-    # whether to wait for torch.compile
-    compiled: bool = False
 
     @property
     def name(self) -> str:
@@ -139,7 +137,7 @@ FAMILIES = {
 
 
 def comparisons(batch: int = BATCH) -> list[Comparison]:
-    """In the order of what they tell: the first shape of each op, which also waits for torch.compile, then Swin's, then the rest.
+    """In the order of what they tell: the first shape of each op, then Swin's, then the rest.
 
     `batch` is that of Swin's maps; the others' go along.
     """
@@ -147,8 +145,7 @@ def comparisons(batch: int = BATCH) -> list[Comparison]:
     windows = found["window_attention"]
     # what the op is for: a shifted block of the first stage
     windows.sort(key=lambda row: row.case.name != "swin_t/stage1/shift3")
-    first = [replace(rows[0], compiled=True) for rows in found.values()]
-    return [*first, *windows[1:], *(row for op, rows in found.items() if op != "window_attention" for row in rows[1:])]
+    return [*(rows[0] for rows in found.values()), *windows[1:], *(row for op, rows in found.items() if op != "window_attention" for row in rows[1:])]
 
 
 def _cases(op: str, batch: int) -> list[BenchCase]:
@@ -183,11 +180,11 @@ def flops(comparison: Comparison, phase: str) -> int:
 
 
 def sides(comparison: Comparison, problem: Any, phase: str, compiled: bool, backend: str, device: str) -> Gated:
-    """The sides that are right. The backward is timed of ours alone: a peer's forward keeps what it likes."""
+    """The sides that are right: ours, and eager or compiled peers. The backward is timed of ours alone: a peer's forward keeps what it likes."""
     family = FAMILIES[comparison.op]
     if phase == "backward":
         return _backward(comparison, problem.dtype, backend, device)
-    return family.gate(problem, phase, [*family.eager, *(family.compiled if compiled else ())], backend)
+    return family.gate(problem, phase, list(family.compiled if compiled else family.eager), backend)
 
 
 def _backward(comparison: Comparison, dtype: torch.dtype, backend: str, device: str) -> Gated:

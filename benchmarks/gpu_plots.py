@@ -55,7 +55,9 @@ def _check_panels(result: dict[str, Any]) -> list[Panel]:
                 if bar["what"] == "share of copy":
                     goals[group, row["phase"]] = bar["least"]
         if row["ratio"]:
-            speedups.setdefault(group, {})[row["phase"]] = min(row["ratio"].values())
+            # eager peers in one row, compiled ones in another
+            least = speedups.setdefault(group, {})
+            least[row["phase"]] = min([*row["ratio"].values(), *([least[row["phase"]]] if row["phase"] in least else [])])
     sam: Groups = {row["case"].replace(", ", "\n"): row["share_of_copy"] for row in result["sam"] if row["share_of_copy"]}
     return [
         ("share of the measured copy bandwidth (line: the goal)", shares, goals),

@@ -18,6 +18,8 @@ T = TypeVar("T")
 SLEEP_CYCLES = 8_000_000
 # several times the largest second-level cache
 EVICTING_BYTES = 512 << 20
+# seconds
+SAVE_EVERY = 2.0
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Run:
         if device == "cuda":
             self.result["machine"] = machine()
         self.lost = False
+        self._saved = 0.0
 
     def attempt(self, name: str, work: Callable[[], T], seconds: float = 0.0, share: float = 1.0) -> T | None:
         """What `work` returns, or None where there is no time for it, or where it failed."""
@@ -55,7 +58,9 @@ class Run:
             self.fail(name, error)
             return None
         finally:
-            self.save()
+            # hundreds of steps are over in a moment
+            if self.clock.spent - self._saved > SAVE_EVERY:
+                self.save()
 
     def fail(self, name: str, error: Exception) -> None:
         self.result["failed"][name] = told(error)
@@ -71,7 +76,7 @@ class Run:
                 self.lost = True
 
     def save(self) -> Path:
-        self.result["seconds"] = self.clock.spent
+        self._saved = self.result["seconds"] = self.clock.spent
         return report.save(self.result, self.folder, self.name, self.device)
 
     def finish(self) -> int:

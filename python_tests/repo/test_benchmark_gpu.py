@@ -1,5 +1,6 @@
 """The scripts for a GPU, tried on a CPU: what they write, what they refuse to time, and that one failure does not end a run."""
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,7 +51,6 @@ def test_every_op_is_compared_and_has_its_bar(gpu):
     assert set(gpu.ops.FAMILIES) == {op for op in OPS if testing.has_gradients(op)} - {"jsd_consistency"}
     assert [row.op for row in rows[: len(gpu.ops.FAMILIES)]] == list(gpu.ops.FAMILIES)
     assert rows[0].case.name == "swin_t/stage1/shift3"
-    assert {row.name for row in rows if row.compiled} == {row.name for row in rows[: len(gpu.ops.FAMILIES)]}
     bars = {(row.op, row.case.name): row.bars for row in rows}
     assert bars["window_attention", "swin_t/stage2/shift3"] == (
         ("forward", 0.75, None),
@@ -76,6 +76,15 @@ def test_a_row_has_times_shares_ratios_and_bars(gpu, op):
         assert row["refused"] == {} and eager <= set(row["ratio"]) and "vtkernels" not in row["ratio"]
         assert len(row["bars"]) == sum(bar.phase == row["phase"] for bar in gpu.first[op].bars)
     assert {"device", "commit", "versions"} <= set(result["environment"])
+
+
+def test_compiled_peers_have_rows_of_their_own(gpu, monkeypatch):
+    family = dataclasses.replace(gpu.ops.FAMILIES["pooled_attention"], compiled=("sdpa",))
+    monkeypatch.setitem(gpu.ops.FAMILIES, "pooled_attention", family)
+    run = gpu.start()
+    run.result["rows"] = []
+    gpu.check.time_op(run, gpu.first["pooled_attention"], gpu.limits, compiled=True)
+    assert [(row["phase"], row["compiled"], list(row["ratio"])) for row in run.result["rows"]] == [("forward", True, ["sdpa"]), ("training", True, ["sdpa"])]
 
 
 def test_a_wrong_op_is_not_timed(gpu, monkeypatch):

@@ -48,7 +48,7 @@ def saved(gpu) -> dict:
 
 def test_every_op_is_compared_and_has_its_bar(gpu):
     rows = gpu.ops.comparisons()
-    assert set(gpu.ops.FAMILIES) == {op for op in OPS if testing.has_gradients(op)} - {"jsd_consistency"}
+    assert set(gpu.ops.FAMILIES) == {op for op in OPS if testing.has_gradients(op) and "triton" in OPS[op].backend_names} - {"jsd_consistency"}
     assert [row.op for row in rows[: len(gpu.ops.FAMILIES)]] == list(gpu.ops.FAMILIES)
     assert rows[0].case.name == "swin_t/stage1/shift3"
     bars = {(row.op, row.case.name): row.bars for row in rows}

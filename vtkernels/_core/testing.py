@@ -72,8 +72,8 @@ def cases(op: str) -> list[Case]:
 
 
 def gpu_cases(op: str) -> list[BenchCase]:
-    """What GPUs are tuned and timed with."""
-    return cases_module(op).gpu_cases(op)
+    """What GPUs are tuned and timed with; none where an op has no kernels for them."""
+    return cases_module(op).gpu_cases(op) if "triton" in OPS[op].backend_names else []
 
 
 def cases_module(op: str) -> ModuleType:

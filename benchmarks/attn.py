@@ -10,96 +10,61 @@ Method, peers and columns are explained in benchmarks/README.md.
 """
 
 import argparse
-import os
 import statistics
 import sys
 import time
 from pathlib import Path
 
 import attn_problem
+import command
 import peaks as machine_peaks
 import plots
 import report
-import timing
 import torch
 from attn_problem import PHASES, Problem, Shape
 from attn_sides import MEDIUM, OURS, Gated, gate, gate_raw, running_backend, saved_bytes
 from peers.window_attention import PEERS, eager
 
 from vtkernels._core import native
-from vtkernels._core.env import ISA_NAMES
 from vtkernels._core.testing import BenchCase
 
-RESULTS, SCRATCH = report.HERE / "results", report.HERE / "out"
 QUICK_PEERS = ["eager", "timm_sdpa", "inductor"]
 RAW_PHASES = ("forward", "backward")
 
 
 def main() -> None:
     options = parse()
-    if options.tuned_malloc:
-        report.restart_with(report.TUNED_MALLOC)
-    if options.isa:
-        os.environ["VTKERNELS_ISA"] = options.isa
-    torch.set_num_threads(options.threads)
+    command.settle(options)
     started = time.perf_counter()
     result = run(options)
-    result["seconds"] = round(time.perf_counter() - started, 1)
-    path = report.save(result, options.out, file_name(options), options.device)
-    if not options.demo:
-        show(result)
-    plot = plots.draw(path)
+    path, plot = command.keep(result, options, file_name(options), started, None if options.demo else show)
     if options.demo:
         tell(result, path, plot)
-    else:
-        print(f"\n{result['seconds']:.0f} s; results in {report.shown(path)}" + (f", plot in {report.shown(plot)}" if plot else ""))
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"three rounds and, unless --peers says otherwise, only {', '.join(QUICK_PEERS)}")
+    quick = f"three rounds and, unless --peers says otherwise, only {', '.join(QUICK_PEERS)}"
+    parser = command.parser(__doc__, PEERS, quick, isa=True)
     parser.add_argument("--demo", action="store_true", help="quick, Swin-T at 224, and a summary in words")
     parser.add_argument("--model", choices=(*attn_problem.MODELS, "all"), default="swin_t", help="every stage at 224 and 384 (default swin_t)")
     parser.add_argument("--shapes", choices=("model", "issue"), default="model", help="'issue': Swin-T at 224 and larger windows, instead of --model")
     parser.add_argument("--only", default="", help="only shapes whose name contains this, such as stage1/shift3")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--peers", nargs="+", choices=(*PEERS, "all", "none"), metavar="PEER", help=f"any of {', '.join(PEERS)}; default all")
-    parser.add_argument("--medium", action="store_true", help="each peer also under set_float32_matmul_precision('medium')")
+    command.add_medium(parser)
     parser.add_argument("--raw", action="store_true", help="the native CPU kernel alone, in preallocated memory, instead of the comparison")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--batch", type=int, help="default 8 on the CPU, 128 on a GPU")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--backend", default="auto", help="of vtkernels (default auto)")
-    parser.add_argument("--isa", choices=ISA_NAMES, help="highest instruction set of the native kernels; the peers keep theirs")
-    parser.add_argument("--rounds", type=int, help="timed rounds (default 9, quick 3)")
-    parser.add_argument("--tuned-malloc", action="store_true", help="keep glibc from mapping and unmapping large tensors, for all sides")
-    parser.add_argument("--out", type=Path, help="folder of the results (default benchmarks/results; of the demo benchmarks/out)")
-    options = parser.parse_args()
-    options.quick |= options.demo
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: this torch sees no CUDA device")
+    options = command.parse(parser, QUICK_PEERS)
     if options.raw and options.device == "cuda":
         parser.error("--raw times the native CPU kernel; leave out --device cuda")
-    if options.medium and options.dtype != "float32":
-        parser.error("--medium changes float32 products only; leave it out or use --dtype float32")
-    if options.peers is None:
-        options.peers = QUICK_PEERS if options.quick else list(PEERS)
-    elif "all" in options.peers or "none" in options.peers:
-        options.peers = list(PEERS) if "all" in options.peers else []
     if options.raw:
         options.peers = []
     options.batch = options.batch or (8 if options.device == "cpu" else 128)
-    options.out = options.out or (SCRATCH if options.demo else RESULTS)
     return options
 
 
 def file_name(options: argparse.Namespace) -> str:
-    parts = ["attn", "demo" if options.demo else "issue" if options.shapes == "issue" else options.model, options.dtype, f"b{options.batch}"]
-    if options.device == "cpu":
-        parts.append(f"{options.threads}t")
+    shapes = "demo" if options.demo else "issue" if options.shapes == "issue" else options.model
     flags = {"raw": options.raw, "medium": options.medium, "quick": options.quick and not options.demo, "tuned": options.tuned_malloc}
-    backend = options.backend if options.backend != "auto" else None
-    return "_".join(filter(None, [*parts, options.isa, backend, options.only.replace("/", "-"), *(name for name, given in flags.items() if given)]))
+    return command.file_name(options, "attn", shapes, options.dtype, f"b{options.batch}", **flags)
 
 
 def cases(options: argparse.Namespace) -> list[BenchCase]:
@@ -118,44 +83,24 @@ def cases(options: argparse.Namespace) -> list[BenchCase]:
 
 
 def run(options: argparse.Namespace) -> dict:
-    plan = timing.QUICK if options.quick else timing.Plan()
-    plan = timing.Plan(**vars(plan) | {"rounds": options.rounds or plan.rounds})
     peaks = machine_peaks.measure(options.device)
-    result = {
-        "benchmark": "window_attention",
-        "device": options.device,
-        "dtype": options.dtype,
-        "environment": report.environment(options.device),
-        "peaks": peaks.as_json(),
-        "plan": vars(plan) | {"watching": timing.can_watch()},
-        "peers": [name + suffix for name in options.peers for suffix in (("", MEDIUM) if options.medium else ("",))],
-        "rows": [],
-    }
-    announce(result)
+    result = command.facts("window_attention", options, peaks=peaks.as_json())
+    result["peers"] = [name + suffix for name in options.peers for suffix in (("", MEDIUM) if options.medium else ("",))]
+    command.announce("window attention", result, command.peaks_line(result))
     for case in cases(options):
         torch.compiler.reset()  # or the second shape would be compiled for dynamic sizes, and the ninth not at all
         problem = Problem(case, getattr(torch, options.dtype), options.device)
         for phase in RAW_PHASES if options.raw else PHASES:
             start = time.perf_counter()
             gated = gate_raw(problem, phase) if options.raw else gate(problem, phase, options.peers, options.medium, options.backend)
-            row = measure_row(problem, phase, gated, plan, peaks, "cpu, raw" if options.raw else running_backend(problem, options.backend))
+            row = measure_row(problem, phase, gated, options, peaks, "cpu, raw" if options.raw else running_backend(problem, options.backend))
             result["rows"].append(row)
             print(progress(row, time.perf_counter() - start), file=sys.stderr, flush=True)
     result["summary"] = summarize(result["rows"])
     return result
 
 
-def announce(result: dict) -> None:
-    environment, peaks = result["environment"], result["peaks"]
-    where = f"{environment['device']}, {threads(result)}" if result["device"] == "cpu" else environment["device"]
-    print(f"window attention, {result['dtype']}, on {where}; torch {environment['versions']['torch']}, native kernels: {environment['isa']}")
-    print(f"peaks here and now: {peaks['GFLOPs'][result['dtype']]:.0f} GFLOP/s ({peaks['how']}), copy {peaks['copy_GBps']:.0f} GB/s")
-    print(
-        f"allocator: {environment['allocator']}; disturbed rounds " + ("are repeated" if result["plan"]["watching"] else "cannot be detected here"), flush=True
-    )
-
-
-def measure_row(problem: Problem, phase: str, gated: Gated, plan: timing.Plan, peaks: machine_peaks.Peaks, backend: str) -> dict:
+def measure_row(problem: Problem, phase: str, gated: Gated, options: argparse.Namespace, peaks: machine_peaks.Peaks, backend: str) -> dict:
     shape: Shape = problem.shape
     row = {"name": problem.case.name, "shape": shape._asdict(), "phase": phase, "backend": backend, "errors": gated.errors, "refused": gated.refused}
     if phase == "training":
@@ -165,11 +110,8 @@ def measure_row(problem: Problem, phase: str, gated: Gated, plan: timing.Plan, p
         }
     if not gated.sides:
         return row
-    times = timing.measure(gated.sides, plan, torch.cuda.synchronize if problem.device == "cuda" else lambda: None)
-    names = [side.name for side in gated.sides]
-    row["ms"] = {name: times.seconds(name) * 1e3 for name in names}
-    row["spread"] = {name: times.spread(name) for name in names}
-    row |= {"rounds": len(times.rounds), "dropped": times.dropped, "disturbed": times.disturbed}
+    times = command.sampled(gated.sides, options, row)
+    names = list(row["ms"])
     if OURS not in names:
         return row
     flops, moved = problem.work(phase)
@@ -179,8 +121,7 @@ def measure_row(problem: Problem, phase: str, gated: Gated, plan: timing.Plan, p
     row["over_eager"] = times.ratio("eager", OURS) if "eager" in names else None
     peers = [name for name in names if name != OURS]
     for key, chosen in (("fastest", [name for name in peers if not name.endswith(MEDIUM)]), ("fastest_with_medium", peers)):
-        best = times.fastest(chosen)
-        row[key] = best and {"name": best, "ratio": times.ratio(best, OURS)}
+        row[key] = command.versus(times, chosen, OURS)
     return row
 
 
@@ -220,9 +161,16 @@ def show(result: dict) -> None:
     medium = any("over_fastest_with_medium" in part for part in result["summary"].values())
     table = []
     for row in timed:
-        cells = [row["name"], row["phase"], f"{row['ms'][OURS]:.3f}", f"{row['spread'][OURS]:.1%}", ratio(row["over_eager"]), versus(row["fastest"])]
+        cells = [
+            row["name"],
+            row["phase"],
+            f"{row['ms'][OURS]:.3f}",
+            f"{row['spread'][OURS]:.1%}",
+            command.ratio(row["over_eager"]),
+            command.best(row["fastest"]),
+        ]
         cells += [
-            versus(row["fastest_with_medium"]),
+            command.best(row["fastest_with_medium"]),
             f"{row['GFLOPs']:.0f}",
             f"{row['GBps']:.1f}",
             f"{row['share_of_peak']:.0%}",
@@ -233,40 +181,16 @@ def show(result: dict) -> None:
     keep = [i for i, column in enumerate(columns) if column not in hidden]
     report.print_table("vtkernels, and how many times faster it is", [columns[i] for i in keep], [[row[i] for i in keep] for row in table])
 
-    names = [name for name in result["peers"] if any(name in row.get("ms", {}) for row in rows)]
-    if names:
-        table = [
-            [row["name"], row["phase"], *(f"{row['ms'][name]:.3f}" if name in row["ms"] else "-" for name in (OURS, *names))] for row in rows if "ms" in row
-        ]
-        report.print_table("every side, ms", ["shape", "phase", OURS, *names], table)
+    if result["peers"]:
+        command.every_side([row for row in rows if "ms" in row], lambda row: [row["name"], row["phase"]], ["shape", "phase"])
 
     print()
     for phase, part in result["summary"].items():
         for key, value in part.items():
             form = "{:.1%}" if key.startswith("share") else "{:.2f}x"
             print(f"{phase:9} {key.replace('_', ' '):26} mean {form.format(value['mean'])}, min {form.format(value['min'])} over {value['shapes']} shapes")
-    dropped, disturbed = (sum(row.get(key, 0) for row in rows) for key in ("dropped", "disturbed"))
-    print(f"disturbed rounds: {dropped} dropped and repeated, {disturbed} kept for want of quiet ones")
-    refused: dict[tuple[str, str, str], list[str]] = {}
-    for row in rows:
-        for name, reason in row["refused"].items():
-            refused.setdefault((name, row["phase"], reason), []).append(row["name"])
-    for (name, phase, reason), shapes in refused.items():
-        where = "" if len(shapes) == sum(row["phase"] == phase for row in rows) else f" ({', '.join(shapes)})"
-        print(f"not timed: {name}, {phase}{where}: {reason}")
-
-
-def threads(result: dict) -> str:
-    count = result["environment"]["threads"]
-    return f"{count} thread" + "s" * (count != 1)
-
-
-def ratio(value: float | None) -> str:
-    return f"{value:.2f}x" if value else "-"
-
-
-def versus(best: dict | None) -> str:
-    return f"{best['ratio']:.2f}x {best['name']}" if best else "-"
+    command.tell_disturbed(rows)
+    command.tell_refused(rows, lambda row: f"{row['name']}/{row['phase']}")
 
 
 def tell(result: dict, path: Path, plot: Path | None) -> None:
@@ -274,7 +198,7 @@ def tell(result: dict, path: Path, plot: Path | None) -> None:
     rows, summary = result["rows"], result["summary"]
     backends = ", ".join(dict.fromkeys(row["backend"] for row in rows))
     isa = f" ({native.isa()})" if "cpu" in backends else ""
-    where = f"Swin-T at 224 (batch {rows[0]['shape']['batch']}, {threads(result)})"
+    where = f"Swin-T at 224 (batch {rows[0]['shape']['batch']}, {command.threads(result)})"
     print(f"\nThe attention of {where} ran on backend {backends}{isa}; every result was checked against fp64 before it was timed.")
     for row in rows:
         if OURS in row["refused"]:

@@ -16,15 +16,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import command
 import peaks as machine_peaks
-import plots
 import report
 import timing
 import torch
-from attn import RESULTS, ratio, threads, versus
 from attn_problem import Wrong
 from attn_sides import OURS, Gated
 from peers.drloc import PEERS
@@ -112,71 +110,38 @@ def _admit(gated: Gated, problem: Problem, phase: str, name: str, build: Callabl
 
 def main() -> None:
     options = parse()
+    command.settle(options)
     if options.tuned_malloc:
-        report.restart_with(report.TUNED_MALLOC)
         os.environ["VTKERNELS_RECYCLE"] = "0"
-    torch.set_num_threads(options.threads)
     started = time.perf_counter()
-    result = run(options)
-    result["seconds"] = round(time.perf_counter() - started, 1)
-    path = report.save(result, options.out, file_name(options), options.device)
-    show(result)
-    plot = plots.draw(path)
-    print(f"\n{result['seconds']:.0f} s; results in {report.shown(path)}" + (f", plot in {report.shown(plot)}" if plot else ""))
+    name = command.file_name(options, "drloc", options.dtype, quick=options.quick, tuned=options.tuned_malloc)
+    command.keep(run(options), options, name, started, show)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"three rounds and, unless --peers says otherwise, only {', '.join(QUICK_PEERS)}")
+    parser = command.parser(__doc__, PEERS, f"three rounds and, unless --peers says otherwise, only {', '.join(QUICK_PEERS)}")
     parser.add_argument("--only", default="", help="only shapes whose name contains this, such as b64/c768 or m32")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--peers", nargs="+", choices=(*PEERS, "all", "none"), metavar="PEER", help=f"any of {', '.join(PEERS)}; default all")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--backend", default="auto", help="of vtkernels (default auto)")
-    parser.add_argument("--rounds", type=int, help="timed rounds (default 9, quick 3)")
-    parser.add_argument("--tuned-malloc", action="store_true", help="keep glibc from mapping and unmapping large tensors, for all sides")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default benchmarks/results)")
-    options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: this torch sees no CUDA device")
-    if options.peers is None:
-        options.peers = QUICK_PEERS if options.quick else list(PEERS)
-    elif "all" in options.peers or "none" in options.peers:
-        options.peers = list(PEERS) if "all" in options.peers else []
-    return options
-
-
-def file_name(options: argparse.Namespace) -> str:
-    parts = ["drloc", options.dtype, f"{options.threads}t" if options.device == "cpu" else None, options.only.replace("/", "-")]
-    parts += ["quick" if options.quick else None, "tuned" if options.tuned_malloc else None, options.backend if options.backend != "auto" else None]
-    return "_".join(filter(None, parts))
+    return command.parse(parser, QUICK_PEERS)
 
 
 def run(options: argparse.Namespace) -> dict:
-    plan = timing.QUICK if options.quick else timing.Plan()
-    plan = timing.Plan(**vars(plan) | {"rounds": options.rounds or plan.rounds})
     cases = [case for case in bench_cases() if options.only in case.name]
     if not cases:
         sys.exit(f"--only {options.only!r} leaves no shape; names look like b64/c768/7x7/m32")
     peaks = machine_peaks.measure(options.device)
-    result = {"benchmark": "drloc_pairs", "device": options.device, "dtype": options.dtype, "environment": report.environment(options.device)}
-    result |= {"peaks": peaks.as_json(), "plan": vars(plan) | {"watching": timing.can_watch()}, "peers": options.peers, "rows": []}
-    environment = result["environment"]
-    where = f"{environment['device']}, {threads(result)}" if options.device == "cpu" else environment["device"]
-    print(f"DRLOC pairs, {options.dtype}, on {where}; torch {environment['versions']['torch']}, native kernels: {environment['isa']}")
-    print(f"copy here and now: {peaks.copy / 1e9:.0f} GB/s; allocator: {environment['allocator']}", flush=True)
+    result = command.facts("drloc_pairs", options, peaks=peaks.as_json())
+    command.announce("DRLOC pairs", result, command.peaks_line(result))
     for case in cases:
         torch.compiler.reset()  # or the second shape would be compiled for dynamic sizes, and the ninth not at all
         problem = Problem(case, getattr(torch, options.dtype), options.device)
         for phase in PHASES:
-            row = measure_row(problem, phase, options, plan, peaks)
+            row = measure_row(problem, phase, options, peaks)
             result["rows"].append(row)
             print(progress(row), file=sys.stderr, flush=True)
     return result
 
 
-def measure_row(problem: Problem, phase: str, options: argparse.Namespace, plan: timing.Plan, peaks: machine_peaks.Peaks) -> dict:
+def measure_row(problem: Problem, phase: str, options: argparse.Namespace, peaks: machine_peaks.Peaks) -> dict:
     gated = gate(problem, phase, options.peers, options.backend)
     batch, edge, _, channels = problem.features.shape
     shape = {"batch": batch, "edge": edge, "channels": channels, "pairs": problem.pairs}
@@ -185,22 +150,19 @@ def measure_row(problem: Problem, phase: str, options: argparse.Namespace, plan:
     names = [side.name for side in gated.sides]
     if OURS not in names:
         return row
-    times = timing.measure(gated.sides, plan, torch.cuda.synchronize if options.device == "cuda" else lambda: None)
-    row |= {"ms": {name: times.seconds(name) * 1e3 for name in names}, "spread": {name: times.spread(name) for name in names}}
-    row |= {"rounds": len(times.rounds), "dropped": times.dropped, "disturbed": times.disturbed}
+    times = command.sampled(gated.sides, options, row)
     pace = problem.bytes(phase) / times.seconds(OURS)
     row |= {"GBps": pace / 1e9, "share_of_copy": pace / peaks.copy}
     row["over_published"] = times.ratio("published", OURS) if "published" in names else None
     for key, chosen in (("fastest", names), ("fastest_eager", [name for name in names if not name.endswith("_inductor")])):
-        best = times.fastest([name for name in chosen if name != OURS])
-        row[key] = best and {"name": best, "ratio": times.ratio(best, OURS)}
+        row[key] = command.versus(times, [name for name in chosen if name != OURS], OURS)
     return row
 
 
 def progress(row: dict) -> str:
     if "ms" not in row:
         return f"{row['name']:24} {row['phase']:9} {OURS} NOT TIMED: {row['refused'].get(OURS)}"
-    return f"{row['name']:24} {row['phase']:9} {row['ms'][OURS]:8.3f} ms, {ratio(row['over_published'])} published, {versus(row['fastest'])}"
+    return f"{row['name']:24} {row['phase']:9} {row['ms'][OURS]:8.3f} ms, {command.ratio(row['over_published'])} published, {command.best(row['fastest'])}"
 
 
 def show(result: dict) -> None:
@@ -208,13 +170,11 @@ def show(result: dict) -> None:
     columns = ["shape", "phase", "ms", "spread", "over published", "over fastest eager", "over fastest", "GB/s", "of copy", "backend"]
     table = []
     for row in rows:
-        cells = [row["name"], row["phase"], f"{row['ms'][OURS]:.3f}", f"{row['spread'][OURS]:.1%}", ratio(row["over_published"])]
-        cells += [versus(row["fastest_eager"]), versus(row["fastest"]), f"{row['GBps']:.1f}", f"{row['share_of_copy']:.0%}", row["backend"]]
+        cells = [row["name"], row["phase"], f"{row['ms'][OURS]:.3f}", f"{row['spread'][OURS]:.1%}", command.ratio(row["over_published"])]
+        cells += [command.best(row["fastest_eager"]), command.best(row["fastest"]), f"{row['GBps']:.1f}", f"{row['share_of_copy']:.0%}", row["backend"]]
         table.append(cells)
     report.print_table("vtkernels, and how many times faster it is", columns, table)
-    names = [OURS, *result["peers"]]
-    table = [[row["name"], row["phase"], *(f"{row['ms'][name]:.3f}" if name in row["ms"] else "-" for name in names)] for row in rows]
-    report.print_table("every side, ms", ["shape", "phase", *names], table)
+    command.every_side(rows, lambda row: [row["name"], row["phase"]], ["shape", "phase"])
     print()
     for phase in PHASES:
         for what, values in (
@@ -223,11 +183,8 @@ def show(result: dict) -> None:
         ):
             if values:
                 print(f"{phase:9} over the {what}: mean {statistics.geometric_mean(values):.2f}x, min {min(values):.2f}x over {len(values)} shapes")
-    dropped, disturbed = (sum(row[key] for row in rows) for key in ("dropped", "disturbed"))
-    print(f"disturbed rounds: {dropped} dropped and repeated, {disturbed} kept for want of quiet ones")
-    for row in result["rows"]:
-        for name, reason in row["refused"].items():
-            print(f"not timed: {name}, {row['name']}/{row['phase']}: {reason}")
+    command.tell_disturbed(result["rows"])
+    command.tell_refused(result["rows"], lambda row: f"{row['name']}/{row['phase']}")
 
 
 if __name__ == "__main__":

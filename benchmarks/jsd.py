@@ -9,19 +9,16 @@ Method, peers and columns are explained in benchmarks/README.md.
 """
 
 import argparse
-import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-import plots
+import command
 import report
 import timing
 import torch
-from attn import RESULTS, ratio, threads, versus
 from attn_problem import TOLERANCE, Wrong
 from attn_sides import Gated
 from peers.jsd import PEERS, PUBLISHED, VIEWS, WEIGHT, Loss
@@ -30,7 +27,6 @@ from torch import Tensor
 
 import vtkernels as vt
 from vtkernels._core import native
-from vtkernels._core.env import ISA_NAMES
 from vtkernels._core.testing import BenchCase, in_dtype
 from vtkernels.ops.jsd.cases import BATCHES, CLASSES, bench_cases
 
@@ -116,101 +112,49 @@ def gate(problem: Problem, phase: str, peers: list[str], backend: str) -> Gated:
 
 def main() -> None:
     options = parse()
-    if options.tuned_malloc:
-        report.restart_with(report.TUNED_MALLOC)
-    if options.isa:
-        os.environ["VTKERNELS_ISA"] = options.isa
-    torch.set_num_threads(options.threads)
+    command.settle(options)
     started = time.perf_counter()
-    result = run(options)
-    result["seconds"] = round(time.perf_counter() - started, 1)
-    path = report.save(result, options.out, file_name(options), options.device)
-    show(result)
-    plot = plots.draw(path)
-    print(f"\n{result['seconds']:.0f} s; results in {report.shown(path)}" + (f", plot in {report.shown(plot)}" if plot else ""))
+    name = command.file_name(options, "jsd", "k" + "-".join(map(str, options.classes)), options.dtype, quick=options.quick, tuned=options.tuned_malloc)
+    command.keep(run(options), options, name, started, show)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"three rounds, 10 and 1000 classes, peers {', '.join(QUICK_PEERS)}, unless given")
+    parser = command.parser(__doc__, PEERS, f"three rounds, 10 and 1000 classes, peers {', '.join(QUICK_PEERS)}, unless given", isa=True)
     parser.add_argument("--classes", type=int, nargs="+", help=f"default {CLASSES[0]} {CLASSES[1]} {CLASSES[2]}; ImageNet-21k has {CLASSES[3]}")
     parser.add_argument("--batches", type=int, nargs="+", help=f"default {' '.join(map(str, BATCHES))}")
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES))
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--peers", nargs="+", choices=(*PEERS, "all", "none"), metavar="PEER", help=f"any of {', '.join(PEERS)}; default all")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--backend", default="auto", help="of vtkernels' op (default auto)")
-    parser.add_argument("--isa", choices=ISA_NAMES, help="highest instruction set of the native kernels; the peers keep theirs")
-    parser.add_argument("--rounds", type=int, help="timed rounds (default 9, quick 3)")
-    parser.add_argument("--tuned-malloc", action="store_true", help="keep glibc from mapping and unmapping large tensors, for all sides")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default benchmarks/results)")
-    options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: this torch sees no CUDA device")
+    options = command.parse(parser, QUICK_PEERS)
     options.classes = options.classes or ([10, 1000] if options.quick else list(CLASSES[:3]))
     options.batches = options.batches or ([128] if options.quick else list(BATCHES))
-    if options.peers is None:
-        options.peers = QUICK_PEERS if options.quick else list(PEERS)
-    elif "all" in options.peers or "none" in options.peers:
-        options.peers = list(PEERS) if "all" in options.peers else []
     return options
 
 
-def file_name(options: argparse.Namespace) -> str:
-    parts = ["jsd", "k" + "-".join(map(str, options.classes)), options.dtype, f"{options.threads}t" if options.device == "cpu" else None]
-    flags = {"quick": options.quick, "tuned": options.tuned_malloc}
-    backend = options.backend if options.backend != "auto" else None
-    return "_".join(filter(None, [*parts, options.isa, backend, *(name for name, given in flags.items() if given)]))
-
-
 def run(options: argparse.Namespace) -> dict:
-    plan = timing.QUICK if options.quick else timing.Plan()
-    plan = timing.Plan(**vars(plan) | {"rounds": options.rounds or plan.rounds})
-    result = {
-        "benchmark": "jsd",
-        "device": options.device,
-        "dtype": options.dtype,
-        "environment": report.environment(options.device),
-        "plan": vars(plan) | {"watching": timing.can_watch()},
-        "peers": options.peers,
-        "rows": [],
-    }
-    environment = result["environment"]
-    where = f"{environment['device']}, {threads(result)}" if result["device"] == "cpu" else environment["device"]
-    print(
-        f"AugMix loss, {VIEWS} views, {result['dtype']}, on {where}; torch {environment['versions']['torch']}, native kernels: {environment['isa']}", flush=True
-    )
-    print(
-        f"allocator: {environment['allocator']}; disturbed rounds " + ("are repeated" if result["plan"]["watching"] else "cannot be detected here"), flush=True
-    )
+    result = command.facts("jsd", options)
+    command.announce(f"AugMix loss, {VIEWS} views", result)
     for case in bench_cases(options.classes, options.batches):
         problem = Problem(case, getattr(torch, options.dtype), options.device)
         for phase in options.phases:
             torch.compiler.reset()  # or the second shape would find the first one's graphs, and give up after the eighth
-            row = measure_row(problem, phase, options, plan)
+            row = measure_row(problem, phase, options)
             result["rows"].append(row)
             print(progress(row), file=sys.stderr, flush=True)
     result["summary"] = summarize(result["rows"])
     return result
 
 
-def measure_row(problem: Problem, phase: str, options: argparse.Namespace, plan: timing.Plan) -> dict:
+def measure_row(problem: Problem, phase: str, options: argparse.Namespace) -> dict:
     row = {"classes": problem.classes, "batch": problem.batch, "phase": phase, "bytes": problem.bytes(phase)}
     row["backend"] = vt.explain("augmix_loss", problem.logits, problem.target, backend=options.backend).chosen()
     gated = gate(problem, phase, options.peers, options.backend)
     row |= {"errors": gated.errors, "refused": gated.refused}
     if not gated.sides:
         return row
-    times = timing.measure(gated.sides, plan, torch.cuda.synchronize if problem.device == "cuda" else lambda: None)
-    names = [side.name for side in gated.sides]
-    row["us"] = {name: times.seconds(name) * 1e6 for name in names}
-    row["spread"] = {name: times.spread(name) for name in names}
-    row |= {"rounds": len(times.rounds), "dropped": times.dropped, "disturbed": times.disturbed}
+    times = command.sampled(gated.sides, options, row, "us")
+    names = list(row["us"])
     if OURS in names:
-        best = times.fastest([name for name in names if name in PEERS])
         row["over_published"] = times.ratio(PUBLISHED, OURS) if PUBLISHED in names else None
-        row["fastest"] = best and {"name": best, "ratio": times.ratio(best, OURS)}
+        row["fastest"] = command.versus(times, [name for name in names if name in PEERS], OURS)
         row["GBps"] = row["bytes"] / times.seconds(OURS) / 1e9
     return row
 
@@ -219,7 +163,7 @@ def progress(row: dict) -> str:
     where = f"K={row['classes']:<6} B={row['batch']:<5} {row['phase']:9}"
     if OURS not in row.get("us", {}):
         return f"{where} {OURS} NOT TIMED: {row['refused'].get(OURS)}"
-    return f"{where} {row['us'][OURS]:9.1f} us, {ratio(row['over_published'])} published, {versus(row['fastest'])}"
+    return f"{where} {row['us'][OURS]:9.1f} us, {command.ratio(row['over_published'])} published, {command.best(row['fastest'])}"
 
 
 def summarize(rows: list[dict]) -> dict:
@@ -239,21 +183,16 @@ def show(result: dict) -> None:
     for row in rows:
         kernel = f"{row['us'][RAW]:.1f}" if RAW in row["us"] else "-"
         cells = [f"{row['phase']} K={row['classes']} B={row['batch']}", f"{row['us'][OURS]:.1f}", f"{row['spread'][OURS]:.1%}", kernel]
-        table.append([*cells, ratio(row["over_published"]), versus(row["fastest"]), f"{row['GBps']:.1f}", row["backend"]])
+        table.append([*cells, command.ratio(row["over_published"]), command.best(row["fastest"]), f"{row['GBps']:.1f}", row["backend"]])
     report.print_table(
         "vtkernels, and how many times faster it is", ["", "us", "spread", "kernel alone", "over published", "over fastest peer", "GB/s", "backend"], table
     )
-    names = [name for name in (OURS, RAW, *result["peers"]) if any(name in row["us"] for row in rows)]
-    every = [[f"{row['phase']} K={row['classes']} B={row['batch']}", *(f"{row['us'][n]:.1f}" if n in row["us"] else "-" for n in names)] for row in rows]
-    report.print_table("every side, us", ["", *names], every)
+    command.every_side(rows, lambda row: [f"{row['phase']} K={row['classes']} B={row['batch']}"], [""], "us")
     print()
     for where, part in result["summary"].items():
         print(f"{where:18} " + ", ".join(f"{key.replace('_', ' ')}: mean {value['mean']:.2f}x, least {value['min']:.2f}x" for key, value in part.items()))
-    dropped, disturbed = (sum(row.get(key, 0) for row in result["rows"]) for key in ("dropped", "disturbed"))
-    print(f"disturbed rounds: {dropped} dropped and repeated, {disturbed} kept for want of quiet ones")
-    for row in result["rows"]:
-        for name, reason in row["refused"].items():
-            print(f"not timed: {name} (K={row['classes']} B={row['batch']} {row['phase']}): {reason}")
+    command.tell_disturbed(result["rows"])
+    command.tell_refused(result["rows"], lambda row: f"K={row['classes']} B={row['batch']} {row['phase']}")
 
 
 if __name__ == "__main__":

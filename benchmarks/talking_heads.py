@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
+import command
 import peaks as machine_peaks
-import plots
 import report
 import timing
 import torch
@@ -147,7 +147,7 @@ def saved_bytes(problem: Problem, run: Callable[[], Tensor]) -> int:
     return sum(kept.values())
 
 
-def measure_row(problem: Problem, phase: str, options: argparse.Namespace, plan: timing.Plan, peaks: machine_peaks.Peaks) -> dict:
+def measure_row(problem: Problem, phase: str, options: argparse.Namespace, peaks: machine_peaks.Peaks) -> dict:
     sides, errors, refused = admit(problem, phase, options)
     row = {"name": problem.case.name, "why": problem.case.why, "phase": phase, "errors": errors, "refused": refused}
     found = vt.explain("talking_heads_attention", problem.qkv, *problem.parameters, num_heads=problem.heads, backend=options.backend)
@@ -159,10 +159,8 @@ def measure_row(problem: Problem, phase: str, options: argparse.Namespace, plan:
         row["saved_bytes"] = {OURS: saved_bytes(problem, ours), "eager": saved_bytes(problem, eager)}
     if not sides:
         return row
-    times = timing.measure(sides, plan, torch.cuda.synchronize if options.device == "cuda" else lambda: None)
-    names = [side.name for side in sides]
-    row |= {"ms": {name: times.seconds(name) * 1e3 for name in names}, "spread": {name: times.spread(name) for name in names}}
-    row |= {"rounds": len(times.rounds), "dropped": times.dropped, "disturbed": times.disturbed}
+    times = command.sampled(sides, options, row)
+    names = list(row["ms"])
     if OURS not in names:
         return row
     flops, moved = problem.work(phase)
@@ -171,87 +169,71 @@ def measure_row(problem: Problem, phase: str, options: argparse.Namespace, plan:
     row["over_eager"] = times.ratio("eager", OURS) if "eager" in names else None
     peers = [name for name in names if name != OURS]
     for key, chosen in (("fastest", [name for name in peers if not name.endswith(MEDIUM)]), ("fastest_with_medium", peers)):
-        best = times.fastest(chosen)
-        row[key] = best and {"name": best, "ratio": times.ratio(best, OURS)}
+        row[key] = command.versus(times, chosen, OURS)
     return row
 
 
 def show(result: dict) -> None:
     rows = [row for row in result["rows"] if "GFLOPs" in row]
 
-    def versus(best: dict | None) -> str:
-        return f"{best['ratio']:.2f}x {best['name']}" if best else "-"
-
     columns = ["shape", "phase", "ms", "spread", "over eager", "over fastest peer", "incl. medium", "GFLOP/s", "of peak", "kept, MB", "eager keeps"]
     table = []
     for row in rows:
         kept = [f"{row['saved_bytes'][name] / 1e6:.1f}" for name in (OURS, "eager")] if "saved_bytes" in row else ["-", "-"]
-        cells = [row["name"], row["phase"], f"{row['ms'][OURS]:.3f}", f"{row['spread'][OURS]:.1%}", f"{row['over_eager'] or 0:.2f}x", versus(row["fastest"])]
-        table.append([*cells, versus(row["fastest_with_medium"]), f"{row['GFLOPs']:.0f}", f"{row['share_of_peak']:.0%}", *kept])
+        cells = [
+            row["name"],
+            row["phase"],
+            f"{row['ms'][OURS]:.3f}",
+            f"{row['spread'][OURS]:.1%}",
+            f"{row['over_eager'] or 0:.2f}x",
+            command.best(row["fastest"]),
+        ]
+        table.append([*cells, command.best(row["fastest_with_medium"]), f"{row['GFLOPs']:.0f}", f"{row['share_of_peak']:.0%}", *kept])
     report.print_table("vtkernels, and how many times faster it is", columns, table)
-    names = list(dict.fromkeys(name for row in rows for name in row["ms"]))
-    table = [[row["name"], row["phase"], *(f"{row['ms'][name]:.3f}" if name in row["ms"] else "-" for name in names)] for row in rows]
-    report.print_table("every side, ms", ["shape", "phase", *names], table)
+    command.every_side(rows, lambda row: [row["name"], row["phase"]], ["shape", "phase"])
     for phase in PHASES:
         ratios = [row["fastest"]["ratio"] for row in rows if row["phase"] == phase and row["fastest"]]
         if ratios:
             print(f"{phase:9} over the fastest peer: mean {statistics.geometric_mean(ratios):.2f}x, min {min(ratios):.2f}x over {len(ratios)} shapes")
-    for row in result["rows"]:
-        for name, reason in row["refused"].items():
-            print(f"not timed: {name}, {row['name']}, {row['phase']}: {reason}")
+    command.tell_disturbed(result["rows"])
+    command.tell_refused(result["rows"], lambda row: f"{row['name']}/{row['phase']}")
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="three short rounds, batch 8 only")
+    parser = command.parser(__doc__, PEERS, "three short rounds, batch 8 only, results in benchmarks/out")
     parser.add_argument("--models", nargs="+", default=["cait_xxs24", "cait_s24"], help="of cait_xxs24, cait_xs24, cait_s24, cait_m36")
     parser.add_argument("--batches", nargs="+", type=int, help="default 8 and 32")
     parser.add_argument("--size", type=int, default=224, help="edge of the images, which have (size // 16)^2 tokens")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--peers", nargs="*", choices=tuple(PEERS), default=list(PEERS))
-    parser.add_argument("--medium", action="store_true", help="each peer also under set_float32_matmul_precision('medium')")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--backend", default="auto", help="of vtkernels (default auto)")
-    parser.add_argument("--rounds", type=int, help="timed rounds (default 9, quick 3)")
-    parser.add_argument("--tuned-malloc", action="store_true", help="keep glibc from mapping and unmapping large tensors, for all sides")
-    options = parser.parse_args()
+    command.add_medium(parser)
+    options = command.parse(parser, list(PEERS))
     options.batches = options.batches or ([8] if options.quick else [8, 32])
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: this torch sees no CUDA device")
-    if options.medium and options.dtype != "float32":
-        parser.error("--medium changes float32 products only; leave it out or use --dtype float32")
+    if options.quick and options.out == command.RESULTS:
+        options.out = command.SCRATCH
     return options
 
 
 def main() -> None:
     options = parse()
-    if options.tuned_malloc:
-        report.restart_with(report.TUNED_MALLOC)
-    torch.set_num_threads(options.threads)
+    command.settle(options)
     started = time.perf_counter()
-    plan = timing.QUICK if options.quick else timing.Plan()
-    plan = timing.Plan(**vars(plan) | {"rounds": options.rounds or plan.rounds})
+    name = command.file_name(options, "talking_heads", options.dtype, medium=options.medium, quick=options.quick)
+    command.keep(run(options), options, name, started, show)
+
+
+def run(options: argparse.Namespace) -> dict:
     peaks = machine_peaks.measure(options.device)
-    result = {"benchmark": "talking_heads_attention", "device": options.device, "dtype": options.dtype, "environment": report.environment(options.device)}
-    result |= {"peaks": peaks.as_json(), "plan": vars(plan) | {"watching": timing.can_watch()}, "rows": []}
-    where = f"{report.device_name(options.device)}, {options.threads} threads; peak {peaks.flops[options.dtype] / 1e9:.0f} GFLOP/s"
-    print(f"talking-heads attention, {options.dtype}, {where}")
+    result = command.facts("talking_heads_attention", options, peaks=peaks.as_json())
+    command.announce("talking-heads attention", result, command.peaks_line(result))
     for case in bench_cases(options.models, options.batches, options.size):
         forget_compiled()
         problem = Problem(case, getattr(torch, options.dtype), options.device)
         for phase in PHASES:
-            row = measure_row(problem, phase, options, plan, peaks)
+            row = measure_row(problem, phase, options, peaks)
             result["rows"].append(row)
             best = row.get("fastest")
             told = f"{row['ms'][OURS]:.3f} ms" + (f", {best['ratio']:.2f}x {best['name']}" if best else "") if "GFLOPs" in row else "NOT TIMED"
             print(f"{row['name']:24} {phase:9} {told}", file=sys.stderr, flush=True)
-    result["seconds"] = round(time.perf_counter() - started, 1)
-    parts = ["talking_heads", options.dtype, f"{options.threads}t" if options.device == "cpu" else "", "medium" * options.medium, "quick" * options.quick]
-    path = report.save(result, report.HERE / ("out" if options.quick else "results"), "_".join(filter(None, parts)), options.device)
-    show(result)
-    plot = plots.draw(path)
-    print(f"\n{result['seconds']:.0f} s; results in {report.shown(path)}" + (f", plot in {report.shown(plot)}" if plot else ""))
+    return result
 
 
 if __name__ == "__main__":

@@ -77,9 +77,9 @@ def check(run: Run, comparisons: list[Comparison]) -> int:
     for comparison in rest:
         time_op(run, comparison, limits)
     run.result["shifts"] = shifts(run.result["rows"])
+    run.attempt("the plot", lambda: gpu_plots.draw(run.save()))
     status = run.finish()
     show_bars(run.result)
-    gpu_plots.draw(run.save())
     return status
 
 
@@ -88,13 +88,12 @@ def check_all(run: Run) -> None:
     run.result["refused"], checked = {}, 0
     for op, case, dtype, backend in _checks(run):
         name = f"{op} on {backend}: {case.name} in {_short(dtype)}"
-        reason = testing.why_not(op, case.inputs(dtype, run.device), backend)
-        if reason is not None:
-            run.result["refused"][name] = reason
-            continue
         found = run.attempt(f"correctness of {name}", partial(_problems, op, case, dtype, backend, run.device), 5, CORRECTNESS_SHARE)
-        checked += _note(run, name, found)
-    for name, work in ({} if run.dry else _gpu_only()).items():
+        if isinstance(found, str):
+            run.result["refused"][name] = found
+        else:
+            checked += _note(run, name, found)
+    for name, work in ({} if run.dry else run.attempt("data of the checks of SAM", _gpu_only) or {}).items():
         checked += _note(run, name, run.attempt(name, work, 10, CORRECTNESS_SHARE + 0.05))
     run.result["checked"] = checked
 
@@ -125,7 +124,10 @@ def _checks(run: Run) -> list[tuple[str, Case, torch.dtype, str]]:
     return sorted(rows, key=lambda row: (not row[1].representative, DTYPES.index(row[2])))
 
 
-def _problems(op: str, case: Case, dtype: torch.dtype, backend: str, device: str) -> list[str]:
+def _problems(op: str, case: Case, dtype: torch.dtype, backend: str, device: str) -> list[str] | str:
+    """What is wrong; or, as a sentence, why the backend does not run the case."""
+    if reason := testing.why_not(op, case.inputs(dtype, device), backend):
+        return reason
     with testing.poisoned_memory():
         first, second = (testing.run_case(op, case.inputs(dtype, device), backend) for _ in range(2))
     wrong = [str(verdict) for verdict in testing.judge_outcome(op, backend, case, dtype, first, device) if not verdict.passed]

@@ -91,7 +91,7 @@ def measure(run: Run, models: list[str], modes: list[str], plan: Plan) -> int:
                 free(run.device)
     for goal in run.result.get("goals", ()):
         print(f"{'met   ' if goal['met'] else 'MISSED'} {goal['what']}: {goal['found']:.2f}, at least {goal['least']:g}")
-    gpu_plots.draw(run.save())
+    run.attempt("the plot", lambda: gpu_plots.draw(run.save()))
     return run.finish()
 
 

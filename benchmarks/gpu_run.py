@@ -1,5 +1,6 @@
 """What the GPU scripts share: a clock, steps that may fail without ending the run, a result that is saved after each, and device times."""
 
+import contextlib
 import gc
 import statistics
 import time
@@ -49,7 +50,7 @@ class Run:
 
     def attempt(self, name: str, work: Callable[[], T], seconds: float = 0.0, share: float = 1.0) -> T | None:
         """What `work` returns, or None where there is no time for it, or where it failed."""
-        if self.lost or not self.clock.allows(seconds, share):
+        if self.lost or seconds and not self.clock.allows(seconds, share):
             self.result["skipped"].append(f"{name}: {'the device does not answer any more' if self.lost else 'no time left'}")
             return None
         try:
@@ -107,7 +108,9 @@ def machine() -> dict[str, Any]:
 def free(device: str) -> None:
     gc.collect()
     if device == "cuda":
-        torch.cuda.empty_cache()
+        # a lost device raises here too
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
 
 
 def interleaved(sides: list[Side], rounds: int, device: str) -> tuple[dict[str, list[float]], dict[str, str]]:

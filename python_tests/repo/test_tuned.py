@@ -228,3 +228,37 @@ def test_every_op_names_what_gpus_are_tuned_with(op):
     assert cases and len({case.name for case in cases}) == len(cases)
     for case in cases:
         assert set(case.elements) == set(OPS[op].phases)
+
+
+def launchers_questions(op: str) -> list[tuned.Question]:
+    """What the op's launchers ask for its cases, on tensors without numbers."""
+    from python_tests.gpu.waiting import pretended_device
+
+    found = []
+    for case in testing.cases(op):
+        inputs = {name: on_the_device(value) for name, value in case.inputs(torch.bfloat16).items()}
+        with tuned.questions() as asked, pretended_device():
+            (testing.run_case if testing.has_gradients(op) else testing.run_in_place)(op, inputs, "triton")
+        found += asked
+    return found
+
+
+def on_the_device(value):
+    if isinstance(value, list):
+        return [on_the_device(one) for one in value]
+    return value.to("meta") if isinstance(value, torch.Tensor) else value
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if "triton" in OPS[op].backend_names])
+def test_every_launcher_asks_and_names_candidates_of_its_own_kind(op):
+    pytest.importorskip("triton", reason="what is launched is triton's, which is not installed")
+    asked = launchers_questions(op)
+    assert {question.folder for question in asked} == {OPS[op].package.rpartition(".")[2]}
+    for question in asked:
+        candidates = question.candidates(question.default)
+        assert len(set(candidates)) > 2 and all(type(one) is type(question.default) for one in candidates)
+        # what is measured is written, read and given back as it was
+        parameters = json.loads(json.dumps(candidates[-1]._asdict()))
+        entry = Entry(question.kernel, question.key, parameters, 1.0, 1.0)
+        found = tuned.nearest([entry], question.kernel, question.key)
+        assert question.default._replace(**found.parameters) == candidates[-1]

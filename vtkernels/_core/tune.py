@@ -4,7 +4,6 @@ An op is run as its user would run it, while one question of its launchers is an
 that cannot be launched, or whose results differ from the default's by more than rounding, is refused.
 """
 
-import contextlib
 import datetime
 import statistics
 from collections.abc import Callable
@@ -22,8 +21,8 @@ DTYPES = (torch.bfloat16, torch.float32)
 # less is within what a measurement repeats to
 WORTH = 0.98
 ROUNDS = 15
-# larger than any second-level cache
-FLUSH_BYTES = 256 << 20
+# several times the largest second-level cache
+EVICTING_BYTES = 512 << 20
 # The device sleeps while the host enqueues a run, so that what is timed is the device; some milliseconds
 SLEEP_CYCLES = 8_000_000
 
@@ -58,12 +57,13 @@ def save(device: torch.device, found: dict[str, list[Entry]]) -> list[str]:
 
 def cuda_timer(runs: list[Run]) -> list[float]:
     """Medians of interleaved runs, on the device's clock and with a cold cache."""
-    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
+    evict = torch.ones(EVICTING_BYTES // 4, device="cuda")
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(ROUNDS):
         for run, mine in zip(runs, times, strict=True):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            flush.zero_()
+            # read, not written: nothing is left that has to go to memory first
+            evict.sum()
             torch.cuda._sleep(SLEEP_CYCLES)
             start.record()
             run()
@@ -142,8 +142,7 @@ def _is_right(op: str, inputs: Inputs, question: Question, parameters: Any, trut
 
 def _under(question: Question, parameters: Any, run: Run) -> Run:
     def fixed() -> None:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(tuned.fixed(question, parameters))
+        with tuned.fixed(question, parameters):
             run()
 
     return fixed

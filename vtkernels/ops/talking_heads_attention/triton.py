@@ -2,28 +2,20 @@
 
 import functools
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vtkernels._core import tuned
 from vtkernels._core.op import Backend
 from vtkernels._core.philox import keep_threshold
 from vtkernels.ops.talking_heads_attention.common import Call
+from vtkernels.ops.talking_heads_attention.triton_tuning import Plan, tuned_plan
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOST_HEADS, _LARGEST_HEAD = 16, 128
-# of a program: what leaves all heads' accumulators in registers
-_ROWS = 16
-
-
-class Plan(NamedTuple):
-    """How the kernels are launched."""
-
-    # of a tile: eight for each warp
-    columns: int = 32
-    num_warps: int = 4
+# Rows of a program: what leaves all heads' accumulators in registers. Columns of a tile: eight for each of four warps.
+_ROWS, _COLUMNS, _WARPS = 16, 32, 4
 
 
 def why_not(phase: str, call: Call) -> str | None:
@@ -55,7 +47,7 @@ def forward(call: Call) -> Tensor:
     pre, post, bias = _parameters(call)
     with _on(qkv.device):
         kernel[(_programs(call),)](
-            qkv, pre, post, bias, out, call.tokens, *qkv.stride()[:2], *_scalars(call), **_constants("forward", call), POST_BIAS=call.post_bias is not None
+            qkv, pre, post, bias, out, call.tokens, *qkv.stride()[:2], *_scalars(call), **_constants(call, "forward"), POST_BIAS=call.post_bias is not None
         )
     return out
 
@@ -76,7 +68,7 @@ def backward(call: Call, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         statistics = new(3, batch, heads, call.tokens)
         pre, post, bias = _parameters(call)
         shape = batch, call.tokens, *qkv.stride()[:2], *grad_out.stride()[:2]
-        scalars, constants = _scalars(call), _constants("backward", call)
+        scalars, constants = _scalars(call), _constants(call)
         with _on(qkv.device):
             kernels.talking_heads_bwd_row_kernel[(programs * groups,)](qkv, grad_out, pre, post, statistics, d_post, *shape, *scalars, **constants, GROUP=group)
             for keys in (False, True):
@@ -109,10 +101,8 @@ def _scalars(call: Call) -> tuple:
     return call.scale, call.seed, keep_threshold(call.dropout_p), 1.0 / (1.0 - call.dropout_p)
 
 
-def _constants(phase: str, call: Call) -> dict[str, Any]:
-    variant = {"bits": str(8 * call.qkv.dtype.itemsize), "heads": str(call.num_heads), "head_dim": str(call.head_dim)}
-    key = variant | {"images": call.qkv.shape[0], "tokens": call.tokens}
-    plan = tuned.lookup("talking_heads_attention", phase, key, Plan(), _candidates, call.qkv.device)
+def _constants(call: Call, phase: str = "backward") -> dict[str, Any]:
+    plan = tuned_plan(phase, call, Plan(_COLUMNS, _WARPS))
     return {
         "HEADS": call.num_heads,
         "HEAD_DIM": call.head_dim,
@@ -126,10 +116,6 @@ def _constants(phase: str, call: Call) -> dict[str, Any]:
         # Triton is about to switch the contraction of multiply and add off by default
         "enable_fp_fusion": True,
     }
-
-
-def _candidates(plan: Plan) -> list[Plan]:
-    return [Plan(columns, warps) for columns, warps in ((16, 2), (16, 4), (32, 2), (32, 8), (64, 4), (64, 8))]
 
 
 def _precision(dtype: torch.dtype) -> str:

@@ -44,9 +44,9 @@ def forward(call: Call, plan: "Plan | None" = None) -> tuple[Tensor, Tensor]:
     out = torch.empty((*qkv.shape[:3], call.channels), dtype=qkv.dtype, device=qkv.device)
     statistics = torch.empty(statistics_shape(call), device=qkv.device)
     if qkv.shape[0] and statistics.numel():
-        _large_forward(call, plan or large_plan("forward", call), qkv, out, statistics)
+        _large_forward(call, plan or tuned_plan("forward", call, large_plan), qkv, out, statistics)
     elif qkv.shape[0]:
-        _small_forward(call, plan or small_plan("forward", call), qkv, out)
+        _small_forward(call, plan or tuned_plan("forward", call, small_plan), qkv, out)
     return out, statistics
 
 
@@ -56,8 +56,8 @@ def backward(call: Call, grad_out: Tensor, out: Tensor | None, statistics: Tenso
     if not qkv.shape[0]:
         return d_qkv, *(None if value is None else torch.zeros(value.shape, device=qkv.device) for value in call[1:5])
     if statistics.numel():
-        return d_qkv, *_large_backward(call, plan or large_plan("backward", call), qkv, grad_out, out, statistics, d_qkv)
-    return d_qkv, *_small_backward(call, plan or small_plan("backward", call), qkv, grad_out, d_qkv)
+        return d_qkv, *_large_backward(call, plan or tuned_plan("backward", call, large_plan), qkv, grad_out, out, statistics, d_qkv)
+    return d_qkv, *_small_backward(call, plan or tuned_plan("backward", call, small_plan), qkv, grad_out, d_qkv)
 
 
 class Plan(NamedTuple):
@@ -92,13 +92,13 @@ def small_plan(phase: str, call: Call) -> Plan:
     bounded = phase == "forward" and half and call.head_dim <= 32 and torch.version.hip is None
     # Two stages hold up to 80 KiB, which Turing does not have
     fits_twice = call.head_dim <= (64 if half else 32) and _shared_memory_limit(call.qkv.device) > 80 * 1024
-    return tuned_plan(phase, call, Plan(_multiprocessors(call.qkv.device) * max(1, resident), num_warps, 2 if fits_twice else 1, 128 if bounded else None))
+    return Plan(_multiprocessors(call.qkv.device) * max(1, resident), num_warps, 2 if fits_twice else 1, 128 if bounded else None)
 
 
 def large_plan(phase: str, call: Call) -> Plan:
     # No pipelining: it would send the gathered position bias, word by word, through shared memory
     bounded = phase == "forward" and call.qkv.dtype != torch.float32 and call.head_dim <= 32 and torch.version.hip is None
-    return tuned_plan(phase, call, Plan(_multiprocessors(call.qkv.device) * 2, num_warps=4, num_stages=1, maxnreg=168 if bounded else None))
+    return Plan(_multiprocessors(call.qkv.device) * 2, num_warps=4, num_stages=1, maxnreg=168 if bounded else None)
 
 
 def _small_forward(call: Call, plan: Plan, qkv: Tensor, out: Tensor) -> None:

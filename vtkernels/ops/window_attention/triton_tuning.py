@@ -1,13 +1,14 @@
 """What of a call decides how the kernels are best launched, and the ways worth measuring."""
 
+from collections.abc import Callable
 from typing import Any
 
 from vtkernels._core import tuned
 from vtkernels.ops.window_attention.common import LARGEST_TILE, Call
 
 
-def tuned_plan(phase: str, call: Call, plan: Any) -> Any:
-    """What was measured on the call's device, or the plan as it is."""
+def tuned_plan(phase: str, call: Call, choose: Callable[[str, Call], Any]) -> Any:
+    """What was measured on the call's device, or the launcher's own choice."""
     batch, channels = call.qkv.shape[0], call.channels
     key = {
         "bits": str(8 * call.qkv.dtype.itemsize),
@@ -19,7 +20,7 @@ def tuned_plan(phase: str, call: Call, plan: Any) -> Any:
         "windows": call.grid[0] * call.grid[1],
         "channels": channels,
     }
-    return tuned.lookup("window_attention", phase, key, plan, _small if call.tokens <= LARGEST_TILE else _large, call.qkv.device)
+    return tuned.lookup("window_attention", phase, key, choose(phase, call), _small if call.tokens <= LARGEST_TILE else _large, call.qkv.device)
 
 
 def _variants(call: Call) -> tuple[tuple[str, bool], ...]:

@@ -3,8 +3,10 @@
 import argparse
 import importlib
 import importlib.util
+import math
 import platform
 import sys
+import time
 from collections.abc import Iterable
 
 import torch
@@ -24,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     check.set_defaults(run=lambda options: _check([options.op] if options.op else sorted(OPS)))
     tuner = commands.add_parser("tune", help="measure how the Triton kernels are best launched on this GPU, and keep it for later calls")
     tuner.add_argument("op", nargs="?", choices=sorted(OPS), help="default: all")
-    tuner.set_defaults(run=lambda options: _tune([options.op] if options.op else sorted(OPS)))
+    tuner.add_argument("--minutes", type=float, default=math.inf, help="begin nothing new after so long; what was measured by then is kept")
+    tuner.set_defaults(run=lambda options: _tune([options.op] if options.op else sorted(OPS), options.minutes))
     options = parser.parse_args(arguments)
     return options.run(options)
 
@@ -136,12 +139,13 @@ def _check_backend(op: str, backend: str, device: str) -> int:
     return len(failed)
 
 
-def _tune(ops: list[str]) -> int:
+def _tune(ops: list[str], minutes: float) -> int:
     if not torch.cuda.is_available():
         print("vtkernels tune: expected a CUDA device, this torch sees none; without one, launch parameters stay the careful ones", file=sys.stderr)
         return 2
     device = torch.device("cuda", torch.cuda.current_device())
-    paths = [path for op in ops for path in tune.save(device, tune.tune(op, device, tune.cuda_timer))]
+    until = time.monotonic() + 60 * minutes
+    paths = [path for op in ops for path in tune.save(device, tune.tune(op, device, tune.cuda_timer, until=until))]
     for path in dict.fromkeys(paths):
         print(f"written: {path}")
     return 0 if paths else 1

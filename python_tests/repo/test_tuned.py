@@ -203,6 +203,23 @@ def test_tuning_keeps_the_fastest_of_what_is_right(fake_op):
     assert facts["device"] == NAME and facts["triton"] == tuned.triton_version() and facts["torch"] == torch.__version__
 
 
+def test_near_shapes_are_measured_once_and_nothing_after_the_end(fake_op, monkeypatch):
+    rows = testing.gpu_cases("jsd_consistency")
+    monkeypatch.setattr(testing, "gpu_cases", lambda op: rows * 2)
+    calls = []
+
+    def timer(runs):
+        calls.append(len(runs))
+        return fake_op(runs)
+
+    tune.tune("jsd_consistency", torch.device("cpu"), timer, lambda line: None)
+    # of two equal rows, once in each dtype
+    assert len(calls) == 2
+    said = []
+    assert tune.tune("jsd_consistency", torch.device("cpu"), timer, said.append, until=0.0) == {}
+    assert len(calls) == 2 and all("no time left" in line for line in said)
+
+
 def test_a_gain_within_the_noise_keeps_the_default(fake_op):
     found = tune.tune("jsd_consistency", torch.device("cpu"), lambda runs: [1.0] + [0.99] * (len(runs) - 1), lambda line: None)
     assert {tuple(entry.parameters.values()) for entry in found["jsd"]} == {DEFAULT}

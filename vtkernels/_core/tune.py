@@ -5,7 +5,9 @@ that cannot be launched, or whose results differ from the default's by more than
 """
 
 import datetime
+import math
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,8 @@ from vtkernels._core.tuned import Entry, Question
 DTYPES = (torch.bfloat16, torch.float32)
 # less is within what a measurement repeats to
 WORTH = 0.98
+# doublings of a call's numbers together, up to which what was measured just now answers for it
+NEAR = 1.0
 ROUNDS = 15
 # several times the largest second-level cache
 EVICTING_BYTES = 512 << 20
@@ -31,22 +35,24 @@ Run = Callable[[], Any]
 Timer = Callable[[list[Run]], list[float]]
 
 
-def tune(op: str, device: torch.device, timer: Timer, say: Callable[[str], None] = print) -> dict[str, list[Entry]]:
-    """What was measured, by folder. A question that several shapes ask is timed once."""
-    found: dict[str, dict[tuple[str, tuned.Key], Entry]] = {}
+def tune(op: str, device: torch.device, timer: Timer, say: Callable[[str], None] = print, until: float = math.inf) -> dict[str, list[Entry]]:
+    """What was measured, by folder; nothing new is begun after `until`, on the clock of `time.monotonic`. What near shapes ask is timed once."""
+    found: dict[str, list[Entry]] = {}
     for case in testing.gpu_cases(op):
         for dtype in DTYPES:
+            if time.monotonic() > until:
+                say(f"{op}, {case.name}, {_short(dtype)}: not tuned: no time left")
+                continue
             inputs = case.inputs(dtype, device)
             if reason := testing.why_not(op, inputs, "triton"):
                 say(f"{op}, {case.name}, {_short(dtype)}: not tuned: {reason}")
                 continue
             for question, run in _asked(op, inputs):
-                known = found.setdefault(question.folder, {})
-                place = question.kernel, question.key
-                if place not in known and (entry := _measure(op, inputs, question, run, timer, say)):
-                    known[place] = entry
-                    say(f"{question.folder} {question.kernel}, {case.name}, {_short(dtype)}: {_told(entry)}")
-    return {folder: list(entries.values()) for folder, entries in found.items()}
+                known = found.setdefault(question.folder, [])
+                if tuned.nearest(known, question.kernel, question.key, NEAR) is None:
+                    known.append(_measure(op, inputs, question, run, timer, say))
+                    say(f"{question.folder} {question.kernel}, {case.name}, {_short(dtype)}: {_told(known[-1])}")
+    return found
 
 
 def save(device: torch.device, found: dict[str, list[Entry]]) -> list[str]:
@@ -107,7 +113,7 @@ def _training(op: str, inputs: Inputs) -> Run:
     return run
 
 
-def _measure(op: str, inputs: Inputs, question: Question, run: Run, timer: Timer, say: Callable[[str], None]) -> Entry | None:
+def _measure(op: str, inputs: Inputs, question: Question, run: Run, timer: Timer, say: Callable[[str], None]) -> Entry:
     truth = testing.run_case(op, inputs, "triton")
     able = [question.default]
     for parameters in dict.fromkeys(question.candidates(question.default)):

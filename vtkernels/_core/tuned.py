@@ -97,8 +97,8 @@ def fixed(question: Question, parameters: Any) -> Iterator[None]:
             del _fixed[place]
 
 
-def nearest(entries: list[Entry], kernel: str, key: Key) -> Entry | None:
-    reachable = [(distance, entry) for entry in entries if entry.kernel == kernel and (distance := _distance(entry.key, key)) <= FARTHEST]
+def nearest(entries: list[Entry], kernel: str, key: Key, farthest: float = FARTHEST) -> Entry | None:
+    reachable = [(distance, entry) for entry in entries if entry.kernel == kernel and (distance := _distance(entry.key, key)) <= farthest]
     return min(reachable, key=lambda pair: pair[0])[1] if reachable else None
 
 

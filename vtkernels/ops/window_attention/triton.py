@@ -123,7 +123,7 @@ def _small_backward(call: Call, plan: Plan, qkv: Tensor, grad_out: Tensor, d_qkv
     new = functools.partial(torch.empty, device=qkv.device)
     d_bias = new(lanes, heads, block, block) if _bias_kind(call) != "none" else None
     d_logit_scale = new(lanes, heads) if call.logit_scale is not None else None
-    d_values = new(lanes, 2 * call.channels) if _pad_value(call) else None
+    d_values = new(lanes, 2 * call.channels) if _padding(call) == "value" else None
     with _on(qkv.device):
         kernel[(heads * lanes,)](
             qkv, grad_out, d_qkv, *_parameters(call, qkv), *(qkv if part is None else part for part in (d_bias, d_logit_scale, d_values)),
@@ -136,27 +136,27 @@ def _small_backward(call: Call, plan: Plan, qkv: Tensor, grad_out: Tensor, d_qkv
 def _large_forward(call: Call, plan: Plan, qkv: Tensor, out: Tensor, statistics: Tensor) -> None:
     from vtkernels.ops.window_attention.triton_large import window_attention_large_fwd_kernel as kernel
 
-    block = _large_block(call)
+    rows, columns = _large_tile(call)
     with _on(qkv.device):
-        kernel[(_tile_programs(call, block),)](
+        kernel[(_tile_programs(call, rows),)](
             qkv, out, statistics, *_parameters(call, qkv), *_geometry(call, qkv), out.stride(0), *_bias_strides(call), *_scalars(call),
-            **_constants(call, qkv), BLOCK_N=block, STAGES=plan.num_stages, **plan.options,
+            **_constants(call, qkv), ROWS=rows, COLUMNS=columns, STAGES=plan.num_stages, **plan.options,
         )  # fmt: skip
 
 
 def _large_backward(call: Call, plan: Plan, qkv: Tensor, grad_out: Tensor, out: Tensor, statistics: Tensor, d_qkv: Tensor) -> tuple[Tensor | None, ...]:
     from vtkernels.ops.window_attention import triton_large as kernels
 
-    block, heads = _large_block(call), call.num_heads
-    tiles, programs = -(-call.tokens // block), _tile_programs(call, block)
+    (rows, columns), heads = _large_tile(call), call.num_heads
+    programs = _tile_programs(call, rows)
     new = functools.partial(torch.empty, device=qkv.device)
     delta = new(statistics.shape[1:])
     d_logit_scale = new(programs // heads, heads) if call.logit_scale is not None else None
-    d_values = new(programs // heads, 2 * call.channels) if _pad_value(call) else None
+    d_values = new(programs // heads, 2 * call.channels) if _padding(call) == "value" else None
     d_bias = None
     parameters, geometry, grad_strides = _parameters(call, qkv), _geometry(call, qkv), grad_out.stride()[:3]
     scalars = *_bias_strides(call), *_scalars(call)
-    options = {**_constants(call, qkv, grad_out), "BLOCK_N": block, "STAGES": plan.num_stages, **plan.options}
+    options = {**_constants(call, qkv, grad_out), "ROWS": rows, "COLUMNS": columns, "STAGES": plan.num_stages, **plan.options}
     with _on(qkv.device):
         kernels.window_attention_large_bwd_query_kernel[(programs,)](
             qkv, grad_out, out, d_qkv, statistics, delta, *parameters, qkv if d_logit_scale is None else d_logit_scale,
@@ -168,23 +168,24 @@ def _large_backward(call: Call, plan: Plan, qkv: Tensor, grad_out: Tensor, out: 
         )  # fmt: skip
         if _bias_kind(call) != "none":
             items = qkv.shape[0] * call.grid[0] * call.grid[1]
-            share = plan.share(items, heads * tiles**2)
+            query_tiles, key_tiles = -(-call.tokens // rows), -(-call.tokens // columns)
+            share = plan.share(items, heads * query_tiles * key_tiles)
             lanes = -(-items // share)
-            d_bias = new(lanes, heads, tiles * block, tiles * block)
-            kernels.window_attention_large_bwd_bias_kernel[(lanes * tiles**2 * heads,)](
+            d_bias = new(lanes, heads, query_tiles * rows, key_tiles * columns)
+            kernels.window_attention_large_bwd_bias_kernel[(lanes * query_tiles * key_tiles * heads,)](
                 qkv, grad_out, statistics, delta, *parameters, d_bias, *geometry, *grad_strides, *scalars, share, **options
             )
     return _finish(call, d_bias, d_logit_scale, d_values)
 
 
-def _large_block(call: Call) -> int:
-    """Edge of a large window's tiles: what leaves the accumulators of a wide head in registers."""
+def _large_tile(call: Call) -> tuple[int, int]:
+    """Rows and columns of a large window's tiles. Hopper multiplies 64 rows at a time; 32 columns leave room for the products of TF32 parts."""
     half = call.qkv.dtype != torch.float32
-    return 64 if call.head_dim <= (64 if half else 32) else 32
+    return (64 if call.head_dim <= (64 if half else 32) else 32), 32
 
 
-def _tile_programs(call: Call, block: int) -> int:
-    return call.qkv.shape[0] * call.grid[0] * call.grid[1] * call.num_heads * -(-call.tokens // block)
+def _tile_programs(call: Call, rows: int) -> int:
+    return call.qkv.shape[0] * call.grid[0] * call.grid[1] * call.num_heads * -(-call.tokens // rows)
 
 
 def _finish(call: Call, d_bias: Tensor | None, d_logit_scale: Tensor | None, d_values: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -246,7 +247,7 @@ def _bias_strides(call: Call) -> tuple[int, int]:
 
 
 def _scalars(call: Call) -> tuple:
-    return call.scale, int(call.mask_padding), call.seed, keep_threshold(call.dropout_p), 1.0 / (1.0 - call.dropout_p)
+    return call.scale, call.seed, keep_threshold(call.dropout_p), 1.0 / (1.0 - call.dropout_p)
 
 
 def _constants(call: Call, *maps: Tensor) -> dict[str, Any]:
@@ -258,7 +259,7 @@ def _constants(call: Call, *maps: Tensor) -> dict[str, Any]:
         "BIAS": _bias_kind(call),
         "COSINE": call.logit_scale is not None,
         "DROPOUT": call.dropout_p > 0,
-        "PAD_VALUE": _pad_value(call),
+        "PADDING": _padding(call),
         "WIDE": any(x.shape[1] * x.stride(1) + x.shape[2] * x.stride(2) >= 2**31 for x in maps),
         "PRECISION": _precision(call.qkv.dtype),
     }
@@ -270,8 +271,12 @@ def _bias_kind(call: Call) -> str:
     return "none" if call.bias is None else "dense"
 
 
-def _pad_value(call: Call) -> bool:
-    return call.qkv_bias is not None and call.padded
+def _padding(call: Call) -> str:
+    if not call.padded:
+        return "none"
+    if call.mask_padding:
+        return "masked"
+    return "zeros" if call.qkv_bias is None else "value"
 
 
 def _precision(dtype: torch.dtype) -> str:

@@ -15,10 +15,13 @@ EPSILON = tl.constexpr(1e-12)
 # period_h, period_w               length of the axis the shift is cyclic on: the map's (shift first) or the padded map's
 # roll_h, roll_w                   shift modulo that length
 # shift_h, shift_w                 shift, as the mask sees it
+#
+# PADDING says what a map is to which the window adds tokens: "none" are added; they are "zeros"; they have the "value" of
+# the qkv bias; they are "masked", and take no part.
 
 
 @triton.jit
-def token_place(token, window, geometry, WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, WIDE: tl.constexpr):
+def token_place(token, window, geometry, WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, PADDING: tl.constexpr, WIDE: tl.constexpr):
     """Row and column of a window's token on the map; whether it is there at all, not padding nor beyond the window; its region.
 
     Tokens of one window see each other unmasked if their regions agree. Only the last windows of an axis hold a seam.
@@ -29,7 +32,9 @@ def token_place(token, window, geometry, WINDOW_H: tl.constexpr, WINDOW_W: tl.co
     column = window_column * WINDOW_W + token % WINDOW_W
     y = tl.where(row + roll_h >= period_h, row + roll_h - period_h, row + roll_h)
     x = tl.where(column + roll_w >= period_w, column + roll_w - period_w, column + roll_w)
-    real = (row < period_h) & (column < period_w) & (y < height) & (x < width) & (token < WINDOW_H * WINDOW_W)
+    real = token < WINDOW_H * WINDOW_W
+    if PADDING != "none":
+        real &= (row < period_h) & (column < period_w) & (y < height) & (x < width)
     below = (window_row == grid_h - 1) & (token // WINDOW_W >= WINDOW_H - shift_h)
     right = (window_column == grid_w - 1) & (token % WINDOW_W >= WINDOW_W - shift_w)
     if WIDE:
@@ -47,34 +52,41 @@ def additive_tile(
     Queries and keys come shaped to broadcast against each other, in either orientation. `bias_ptr` is at this head.
     """
     TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
-    tile = tl.where(query_region == key_region, 0.0, MASK)
+    attended = tl.where(attended, 0.0, float("-inf"))
+    tile = tl.where(query_region == key_region, attended, attended + MASK)
     if BIAS != "none":
         # rows and columns beyond the window read its last token's bias, which spares the loads a mask; nobody looks at them
         query, key = tl.minimum(query, TOKENS - 1), tl.minimum(key, TOKENS - 1)
+        # the index is a sum of a query's and a key's part: one addition for each address
         if BIAS == "table":
-            # the (query - key) offset is a difference of two one-dimensional terms
             row_length: tl.constexpr = 2 * WINDOW_W - 1
             of_query = (query // WINDOW_W + WINDOW_H - 1) * row_length + query % WINDOW_W + WINDOW_W - 1
-            index = of_query - (key // WINDOW_W * row_length + key % WINDOW_W)
+            of_key = -(key // WINDOW_W * row_length + key % WINDOW_W)
         else:
-            index = query * TOKENS + key
-        tile += tl.load(bias_ptr + index * bias_stride).to(tl.float32)
-    return tl.where(attended, tile, float("-inf"))
+            of_query, of_key = query * TOKENS, key
+        tile += tl.load(bias_ptr + of_query * bias_stride + of_key * bias_stride).to(tl.float32)
+    return tile
 
 
 @triton.jit
-def load_rows(ptr, offsets, real, padding, value, PAD_VALUE: tl.constexpr):
+def attended_tokens(token, real, TOKENS: tl.constexpr, PADDING: tl.constexpr):
+    """Which keys take part."""
+    return real if PADDING == "masked" else token < TOKENS
+
+
+@triton.jit
+def load_rows(ptr, offsets, real, padding, value, PADDING: tl.constexpr):
     """Rows of q, k or v: 0 beyond the window, `value` (or 0) on padded tokens."""
     rows = tl.load(ptr + offsets, mask=real, other=0.0)
-    if PAD_VALUE:
+    if PADDING == "value":
         rows = tl.where(padding[:, None], value[None, :], rows)
     return rows
 
 
 @triton.jit
-def padded_values(qkv_bias_ptr, head, d, channels, HEAD_DIM: tl.constexpr, dtype: tl.constexpr, PAD_VALUE: tl.constexpr):
-    """What a padded token projects to: this head's q, k and v (unused, and never loaded, without PAD_VALUE)."""
-    if PAD_VALUE:
+def padded_values(qkv_bias_ptr, head, d, channels, HEAD_DIM: tl.constexpr, dtype: tl.constexpr, PADDING: tl.constexpr):
+    """What a padded token projects to: this head's q, k and v (unused, and never loaded, without such padding)."""
+    if PADDING == "value":
         ptr = qkv_bias_ptr + head * HEAD_DIM + d
         mask = d < HEAD_DIM
         values = tl.load(ptr, mask, 0.0).to(dtype), tl.load(ptr + channels, mask, 0.0).to(dtype), tl.load(ptr + 2 * channels, mask, 0.0).to(dtype)

@@ -115,6 +115,35 @@ def product_scores(q, k, tile, scale, COSINE: tl.constexpr, PRECISION: tl.conste
 
 
 @triton.jit
+def row_count(batch, windows, heads):
+    """Windows of all images and heads, as a 64-bit number."""
+    return tl.full([], 1, tl.int64) * batch * windows * heads
+
+
+@triton.jit
+def rounding(largest):
+    """exp2 of what the rounded product `largest * LOG2E` lacks: kernels subtract that product, the statistics promise `largest`."""
+    return tl.exp2(tl.fma(largest, LOG2E, -(largest * LOG2E)))
+
+
+@triton.jit
+def save_statistics(statistics_ptr, item, count, query, largest, total, TOKENS: tl.constexpr):
+    """m and 1 / l of rows, where `total` is the sum of exp2(S LOG2E - largest LOG2E)."""
+    row_ptr = statistics_ptr + item * TOKENS + query
+    tl.store(row_ptr, largest, mask=query < TOKENS)
+    tl.store(row_ptr + count * TOKENS, rounding(largest) / total, mask=query < TOKENS)
+
+
+@triton.jit
+def row_statistics(statistics_ptr, item, count, query, TOKENS: tl.constexpr):
+    """Shift and factor of rows, with P = exp2(S LOG2E - shift) factor; beyond the window P is 0."""
+    row_ptr = statistics_ptr + item * TOKENS + query
+    largest = tl.load(row_ptr, mask=query < TOKENS, other=1e30)
+    factor = tl.load(row_ptr + count * TOKENS, mask=query < TOKENS, other=0.0)
+    return largest * LOG2E, tl.where(query < TOKENS, factor / rounding(largest), 0.0)
+
+
+@triton.jit
 def kept(seed, item, query, key, keep_threshold, TOKENS: tl.constexpr):
     """Which probabilities dropout keeps: the counter is (element, item low, item high, 0), as in the reference."""
     element = (query * TOKENS + key).to(tl.uint32)
@@ -126,7 +155,12 @@ def kept(seed, item, query, key, keep_threshold, TOKENS: tl.constexpr):
 
 
 @triton.jit
-def through_normalisation(d_unit, unit, inverse):
-    """Gradient of a row from that of its unit vector: the part along the row vanishes, except where the norm was clamped."""
-    along = tl.where(inverse < 1.0 / EPSILON, tl.sum(unit * d_unit, 1), 0.0)
-    return (d_unit - unit * along[:, None]) * inverse[:, None]
+def unit(rows, inverse):
+    """Rows divided by their norm, in float32. Cheaper to make anew than to keep."""
+    return rows.to(tl.float32) * inverse[:, None]
+
+
+@triton.jit
+def through_normalisation(d_unit, unit_rows, inverse, along):
+    """Gradient of rows from that of their unit rows: the part `along` the row vanishes, except where the norm was clamped."""
+    return (d_unit - unit_rows * tl.where(inverse < 1.0 / EPSILON, along, 0.0)[:, None]) * inverse[:, None]

@@ -22,8 +22,12 @@ from vtkernels.ops.window_attention.triton_common import (
     load_rows,
     padded_values,
     product_scores,
+    row_count,
+    row_statistics,
+    save_statistics,
     through_normalisation,
     token_place,
+    unit,
 )
 
 # Below every score a masked row can have, and finite, also times LOG2E: exp(-inf - LOWEST) is 0 where exp(-inf - -inf)
@@ -95,30 +99,7 @@ def window_attention_large_fwd_kernel(
     out *= (1.0 / total)[:, None]
     out_offsets = ((y * width + x) * channels)[:, None] + d[None, :]
     tl.store(out_ptr + image * out_stride_b + head * HEAD_DIM + out_offsets, out.to(dtype), mask=mask)
-    row_ptr = statistics_ptr + item * TOKENS + query
-    tl.store(row_ptr, largest, mask=query < TOKENS)
-    tl.store(row_ptr + rows(batch, windows, heads) * TOKENS, rounding(largest) / total, mask=query < TOKENS)
-
-
-@triton.jit
-def rows(batch, windows, heads):
-    """Windows of all images and heads, as a 64-bit number."""
-    return tl.full([], 1, tl.int64) * batch * windows * heads
-
-
-@triton.jit
-def rounding(largest):
-    """exp2 of what the rounded product `largest * LOG2E` lacks: kernels subtract that product, the statistics promise `largest`."""
-    return tl.exp2(tl.fma(largest, LOG2E, -(largest * LOG2E)))
-
-
-@triton.jit
-def row_statistics(statistics_ptr, item, count, query, TOKENS: tl.constexpr):
-    """Shift and factor of rows, with P = exp2(S LOG2E - shift) factor; beyond the window P is 0."""
-    row_ptr = statistics_ptr + item * TOKENS + query
-    largest = tl.load(row_ptr, mask=query < TOKENS, other=1e30)
-    factor = tl.load(row_ptr + count * TOKENS, mask=query < TOKENS, other=0.0)
-    return largest * LOG2E, tl.where(query < TOKENS, factor / rounding(largest), 0.0)
+    save_statistics(statistics_ptr, item, row_count(batch, windows, heads), query, largest, total, TOKENS)
 
 
 @triton.jit(do_not_specialize=["seed", "keep_threshold"])
@@ -157,7 +138,7 @@ def window_attention_large_bwd_query_kernel(
     # a padded token's row of dO is zero: its delta, its dS and its dQ are too
     delta = tl.sum(d_out.to(tl.float32) * out.to(tl.float32), 1)
     tl.store(delta_ptr + item * TOKENS + query, delta, mask=query < TOKENS)
-    shift, factor = row_statistics(statistics_ptr, item, rows(batch, windows, heads), query, TOKENS)
+    shift, factor = row_statistics(statistics_ptr, item, row_count(batch, windows, heads), query, TOKENS)
 
     d_q = tl.zeros([ROWS, BLOCK_D], tl.float32)
     for first_key in tl.range(0, TOKENS, COLUMNS, num_stages=STAGES):
@@ -178,17 +159,16 @@ def window_attention_large_bwd_query_kernel(
             d_p = tl.where(kept(seed, item, query[:, None], key[None, :], keep_threshold, TOKENS), d_p * keep_factor, 0.0)
         d_s = (p * (d_p - delta[:, None])).to(dtype)
         if COSINE:
-            k = (k.to(tl.float32) * k_inverse[:, None]).to(dtype)
+            k = unit(k, k_inverse).to(dtype)
         d_q = tl.dot(d_s, k, d_q, input_precision=PRECISION)
 
     if COSINE:
         q_inverse = inverse_norm(q.to(tl.float32))
-        unit_q = q.to(tl.float32) * q_inverse[:, None]
         # the sum over keys of dS_ij cos_ij is the product of the unit row and its gradient
-        tl.store(d_logit_scale_ptr + tl.program_id(0), tl.sum(tl.sum(unit_q * d_q, 1), 0) * plain_scale)
-        d_q = through_normalisation(d_q * scale, unit_q, q_inverse)
-    else:
-        d_q *= scale
+        along = tl.sum(unit(q, q_inverse) * d_q, 1)
+        tl.store(d_logit_scale_ptr + tl.program_id(0), tl.sum(along, 0) * plain_scale)
+        d_q = through_normalisation(d_q, unit(q, q_inverse), q_inverse, along)
+    d_q *= scale
     d_offsets = ((y * width + x) * (3 * channels))[:, None] + d[None, :]
     tl.store(d_qkv_ptr + image * d_stride_b + head * HEAD_DIM + d_offsets, d_q.to(dtype), mask=mask)
 
@@ -238,7 +218,7 @@ def window_attention_large_bwd_key_kernel(
         q = load_rows(q_ptr, query_offsets, query_mask, (query < TOKENS) & (query_real == 0), value_q, PADDING)
         grad_offsets = (query_y * grad_stride_y + query_x * grad_stride_x)[:, None] + d[None, :]
         d_out = tl.load(grad_ptr + image * grad_stride_b + head * HEAD_DIM + grad_offsets, mask=query_mask, other=0.0)
-        shift, factor = row_statistics(statistics_ptr, item, rows(batch, windows, heads), query, TOKENS)
+        shift, factor = row_statistics(statistics_ptr, item, row_count(batch, windows, heads), query, TOKENS)
         delta = tl.load(delta_ptr + query, mask=query < TOKENS, other=0.0)
         tile = additive_tile(
             bias_ptr, bias_stride, query[None, :], key[:, None], query_region[None, :], key_region[:, None], attended[:, None], WINDOW_H, WINDOW_W, BIAS
@@ -247,21 +227,20 @@ def window_attention_large_bwd_key_kernel(
         p = tl.exp2(tl.fma(scores, LOG2E, -shift[None, :])) * factor[None, :]
         d_p = tl.dot(v, tl.trans(d_out), input_precision=PRECISION)
         if DROPOUT:
-            keep = kept(seed, item, query[None, :], key[:, None], keep_threshold, TOKENS)
-            d_p = tl.where(keep, d_p * keep_factor, 0.0)
-            d_s = p * (d_p - delta[None, :])
-            p = tl.where(keep, p * keep_factor, 0.0)
+            dropped = tl.where(kept(seed, item, query[None, :], key[:, None], keep_threshold, TOKENS), p * keep_factor, 0.0)
+            d_s = dropped * d_p - p * delta[None, :]
         else:
+            dropped = p
             d_s = p * (d_p - delta[None, :])
-        d_v = tl.dot(p.to(dtype), d_out, d_v, input_precision=PRECISION)
+        d_v = tl.dot(dropped.to(dtype), d_out, d_v, input_precision=PRECISION)
         if COSINE:
-            q = (q.to(tl.float32) * q_inverse[:, None]).to(dtype)
+            q = unit(q, q_inverse).to(dtype)
         d_k = tl.dot(d_s.to(dtype), q, d_k, input_precision=PRECISION)
 
-    d_k *= scale
     if COSINE:
         k_inverse = inverse_norm(k.to(tl.float32))
-        d_k = through_normalisation(d_k, k.to(tl.float32) * k_inverse[:, None], k_inverse)
+        d_k = through_normalisation(d_k, unit(k, k_inverse), k_inverse, tl.sum(unit(k, k_inverse) * d_k, 1))
+    d_k *= scale
     d_ptr = d_qkv_ptr + image * d_stride_b + head * HEAD_DIM + ((y * width + x) * (3 * channels))[:, None] + d[None, :]
     tl.store(d_ptr + channels, d_k.to(dtype), mask=mask)
     tl.store(d_ptr + 2 * channels, d_v.to(dtype), mask=mask)
@@ -329,7 +308,7 @@ def window_attention_large_bwd_bias_kernel(
             v = load_rows(q_ptr + 2 * channels, key_offsets, key_mask, key_padding, value_v, PADDING)
             d_out = tl.load(grad_ptr + image * grad_stride_b + head * HEAD_DIM + grad_offsets, mask=mask, other=0.0)
             item = (image * windows + window) * heads + head
-            shift, factor = row_statistics(statistics_ptr, item, rows(batch, windows, heads), query, TOKENS)
+            shift, factor = row_statistics(statistics_ptr, item, row_count(batch, windows, heads), query, TOKENS)
             delta = tl.load(delta_ptr + item * TOKENS + query, mask=query < TOKENS, other=0.0)
             scores, _, _ = product_scores(q, k, tile, scale, COSINE, PRECISION)
             d_p = tl.dot(d_out, tl.trans(v), input_precision=PRECISION)

@@ -18,6 +18,7 @@ from vtkernels.ops.window_attention.triton_common import (
     product_scores,
     through_normalisation,
     token_place,
+    unit,
 )
 
 
@@ -150,39 +151,43 @@ def window_attention_small_bwd_kernel(
             scores, q_inverse, k_inverse = product_scores(q, k, tile, scale, COSINE, PRECISION)
             p = exponentials(scores)
             p *= (1.0 / tl.sum(p, 1))[:, None]
+            dropped = p
+            if DROPOUT:
+                item = (image * windows + window) * heads + head
+                dropped = tl.where(kept(seed, item, token[:, None], token[None, :], keep_threshold, TOKENS), p * keep_factor, 0.0)
             d_p = tl.dot(d_out, tl.trans(v), input_precision=PRECISION)
             # dS before the product for dV: it frees dP, and the tiles that live on are 16 bits wide
             if DROPOUT:
-                item = (image * windows + window) * heads + head
-                keep = kept(seed, item, token[:, None], token[None, :], keep_threshold, TOKENS)
-                d_p = tl.where(keep, d_p * keep_factor, 0.0)
-                d_s = p * (d_p - tl.sum(p * d_p, 1)[:, None])
-                p = tl.where(keep, p * keep_factor, 0.0)
+                d_p *= dropped
+                d_s = d_p - p * tl.sum(d_p, 1)[:, None]
             else:
                 d_s = p * (d_p - tl.sum(p * d_p, 1)[:, None])
             if BIAS != "none":
                 d_bias += d_s
             d_ptr = d_qkv_ptr + image * d_stride_b + head * HEAD_DIM
-            d_v = tl.dot(tl.trans(p.to(dtype)), d_out, input_precision=PRECISION)
+            d_v = tl.dot(tl.trans(dropped.to(dtype)), d_out, input_precision=PRECISION)
             tl.store(d_ptr + 2 * channels + d_offsets, d_v.to(dtype), mask=mask)
+            if PADDING == "value":
+                d_value_v += tl.sum(tl.where(padding[:, None], d_v, 0.0), 0)
             d_s = d_s.to(dtype)
+            # each gradient is finished and stored before the next product, to free its registers
             if COSINE:
-                unit_q = q.to(tl.float32) * q_inverse[:, None]
-                unit_k = k.to(tl.float32) * k_inverse[:, None]
-                d_q = tl.dot(d_s, unit_k.to(dtype), input_precision=PRECISION)
-                # the sum over keys of dS_ij cos_ij is the product of the unit row and its gradient
-                d_logit_scale += tl.sum(unit_q * d_q, 1)
-                d_q = through_normalisation(d_q * scale, unit_q, q_inverse)
-                d_k = tl.dot(tl.trans(d_s), unit_q.to(dtype), input_precision=PRECISION)
-                d_k = through_normalisation(d_k * scale, unit_k, k_inverse)
+                d_k = tl.dot(tl.trans(d_s), unit(q, q_inverse).to(dtype), input_precision=PRECISION)
+                d_k = through_normalisation(d_k, unit(k, k_inverse), k_inverse, tl.sum(unit(k, k_inverse) * d_k, 1)) * scale
             else:
-                d_q = tl.dot(d_s, k, input_precision=PRECISION) * scale
                 d_k = tl.dot(tl.trans(d_s), q, input_precision=PRECISION) * scale
-            tl.store(d_ptr + d_offsets, d_q.to(dtype), mask=mask)
             tl.store(d_ptr + channels + d_offsets, d_k.to(dtype), mask=mask)
             if PADDING == "value":
                 d_value_k += tl.sum(tl.where(padding[:, None], d_k, 0.0), 0)
-                d_value_v += tl.sum(tl.where(padding[:, None], d_v, 0.0), 0)
+            if COSINE:
+                d_q = tl.dot(d_s, unit(k, k_inverse).to(dtype), input_precision=PRECISION)
+                # the sum over keys of dS_ij cos_ij is the product of the unit row and its gradient
+                along = tl.sum(unit(q, q_inverse) * d_q, 1)
+                d_logit_scale += along
+                d_q = through_normalisation(d_q, unit(q, q_inverse), q_inverse, along) * scale
+            else:
+                d_q = tl.dot(d_s, k, input_precision=PRECISION) * scale
+            tl.store(d_ptr + d_offsets, d_q.to(dtype), mask=mask)
 
     part = tl.program_id(0).to(tl.int64)
     token = tl.arange(0, BLOCK_N)

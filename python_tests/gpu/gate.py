@@ -34,8 +34,8 @@ def numbers(case: Case, code: MachineCode) -> dict[str, int]:
     row = {field: asdict(code)[field] for field in CEILINGS + FLOORS}
     if case.work is None:
         return row
-    # a pipelined loop's body may hold two iterations; four schedulers issue one instruction each
-    iterations_of_body = max(1, round(code.exponentials / case.work.exponentials))
+    # four schedulers issue one instruction each
+    iterations_of_body = max(1, round(code.exponentials / case.work.exponentials)) if case.work.exponentials else 1
     issue = code.loop * case.work.iterations * code.warps / iterations_of_body / 4
     return row | {"issue_cycles": round(issue), "memory_cycles": round(case.work.moved / BYTES_PER_CYCLE[case.arch])}
 

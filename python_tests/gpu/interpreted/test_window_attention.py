@@ -21,11 +21,11 @@ QUICK = {
         "one_window_shifted", "window_3x5", "ragged_timm_masked", "head_dim_24", "dense_bias", "cosine_ragged_zeros", "large_logits_7", "dropout_ragged",
         "row_slice", "transposed_map", "empty_batch", "dropout_large_window",
     ),
-    torch.bfloat16: ("one_window", "cosine_ragged", "half_parameters", "ragged_masked_large_window"),
+    torch.bfloat16: ("one_window", "half_parameters", "cosine_ragged", "cosine_large_window"),
     torch.float16: ("shift_one_axis", "cosine_ragged_zeros", "table_minus200_9"),
 }  # fmt: skip
 HALF = (
-    "swin_7x7_shifted", "swin_12x12_shifted", "swinv2_8x8_cosine", "window_5x13", "window_14", "window_16", "window_24", "cosine_large_window", "dropout",
+    "swin_7x7_shifted", "swin_12x12_shifted", "swinv2_8x8_cosine", "window_5x13", "window_14", "window_16", "window_24", "ragged_masked_large_window", "dropout",
     "dropout_large_window", "ragged_timm", "ragged_torchvision_large_window", "dense_bias_large_window", "table_minus200_9",
 )  # fmt: skip
 

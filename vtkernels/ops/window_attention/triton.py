@@ -174,7 +174,7 @@ def _large_backward(call: Call, plan: Plan, qkv: Tensor, grad_out: Tensor, out: 
     programs = _tile_programs(call, rows)
     new = functools.partial(torch.empty, device=qkv.device)
     delta = new(statistics.shape[1:])
-    d_logit_scale = new(programs // heads, heads) if call.logit_scale is not None else None
+    d_logit_scale = new(programs // heads, heads, rows) if call.logit_scale is not None else None
     d_values = new(programs // heads, 2 * call.channels) if _padding(call) == "value" else None
     d_bias = None
     parameters, geometry, grad_strides = _parameters(call, qkv), _geometry(call, qkv), grad_out.stride()[:3]
@@ -209,7 +209,7 @@ def _large_backward(call: Call, plan: Plan, qkv: Tensor, grad_out: Tensor, out: 
                 share,
                 **options | {"ROWS": rows, "COLUMNS": columns},
             )
-    return _finish(call, d_bias, d_logit_scale, d_values)
+    return _finish(call, d_bias, None if d_logit_scale is None else d_logit_scale.sum(2), d_values)
 
 
 def _large_tile(call: Call) -> tuple[int, int]:

@@ -164,9 +164,9 @@ def window_attention_large_bwd_query_kernel(
 
     if COSINE:
         q_inverse = inverse_norm(q.to(tl.float32))
-        # the sum over keys of dS_ij cos_ij is the product of the unit row and its gradient
+        # the sum over keys of dS_ij cos_ij is the product of the unit row and its gradient. Triton 3.6 cannot build the rows' sum for tensor memory.
         along = tl.sum(unit(q, q_inverse) * d_q, 1)
-        tl.store(d_logit_scale_ptr + tl.program_id(0), tl.sum(along, 0) * plain_scale)
+        tl.store(d_logit_scale_ptr + tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), along * plain_scale)
         d_q = through_normalisation(d_q, unit(q, q_inverse), q_inverse, along)
     d_q *= scale
     d_offsets = ((y * width + x) * (3 * channels))[:, None] + d[None, :]

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from models import answer, images, made
+from peer_models import answer, images, made
 from torch import nn
 
 import vtkernels as vt

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from models import MODELS, answer, images, made
+from peer_models import MODELS, answer, images, made
 from torch import Tensor, nn
 
 import vtkernels as vt

@@ -5,8 +5,8 @@ import types
 
 import pytest
 import torch
-from models import answer, images, made
 from optional import peer
+from peer_models import answer, images, made
 from torch import Tensor, nn
 
 import vtkernels as vt

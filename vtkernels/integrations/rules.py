@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from vtkernels._core.explain import explain
+from vtkernels._core.op import OPS
 from vtkernels.integrations.instances import hooked, is_ours, original
 from vtkernels.integrations.trial import differs
 
@@ -82,6 +83,8 @@ class Rule:
         """Why the op would gain nothing: no backend but the reference can run it."""
         if backend == "reference":
             return None
+        if backend not in ("auto", *OPS[self.op].backend_names):
+            return f"{self.op} has no backend {backend!r}"
         found = explain(self.op, **self.sample(module), backend=backend)
         if found.chosen() not in (None, "reference"):
             return None

@@ -1,6 +1,5 @@
 """SwinV2's blocks: cosine attention, whose position bias an MLP computes."""
 
-import contextlib
 import math
 from typing import Any
 
@@ -26,6 +25,7 @@ from vtkernels.integrations.swin import (
     torchvision_shift,
     window_sample,
 )
+from vtkernels.layers.autocast import without_autocast
 from vtkernels.ops.window_attention import window_attention
 
 LARGEST_LOGIT_SCALE = math.log(100.0)
@@ -39,9 +39,8 @@ def position_mlp(path: str) -> dict[str, Part]:
 
 def position_table(mlp: nn.Module, coordinates: Tensor) -> Tensor:
     """[(2 Wh - 1)(2 Ww - 1), heads]: the bias of each offset."""
-    device = coordinates.device.type
     # bfloat16 would round the bias, up to 16, by 0.03; the MLP is too small to gain from it
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else contextlib.nullcontext():
+    with without_autocast(coordinates):
         return 16.0 * mlp(coordinates).flatten(0, -2).sigmoid()
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from vtkernels._core import check
 from vtkernels._core.op import OPS
 from vtkernels.integrations.instances import install, is_ours
-from vtkernels.integrations.rules import Rule, rule_for
+from vtkernels.integrations.rules import RULES, Rule, rule_for
 
 # the tables; importing one adds its rules, the first that fits a module is taken
 for _table in ("swin", "swin_v2", "cait", "pooling", "feed_forward"):
@@ -70,7 +70,8 @@ def accelerate(model: nn.Module, backend: str = "auto") -> nn.Module:
         The model.
     """
     _check(model, "accelerate")
-    if backend not in (names := ("auto", "triton", "cpu", "reference")):
+    names = list(dict.fromkeys(("auto", *(name for rule in RULES if rule.op in OPS for name in OPS[rule.op].backend_names))))
+    if backend not in names:
         check.fail("accelerate", "backend", f"be one of {', '.join(names)}", repr(backend))
     for module in model.modules():
         rule = rule_for(module)

@@ -250,3 +250,8 @@ def test_plain_attention_is_reported():
     (entry,) = [entry for entry in vt.acceleration_report(vt.accelerate(model)).left_alone if entry.op is None]
     assert (entry.name, entry.module, entry.reason) == ("blocks.0.attn", "Attention", "no rule knows this class")
     assert "1 x Attention (blocks.0.attn): left alone: no rule knows this class" in str(vt.acceleration_report(model))
+
+
+def test_our_own_modules_need_nothing():
+    model = vt.accelerate(vt.create_model("swin_nano_patch4_window4_32"))
+    assert not [entry for entry in vt.acceleration_report(model).entries if entry.module != "Linear"]

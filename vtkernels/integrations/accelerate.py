@@ -9,7 +9,7 @@ from torch import nn
 from vtkernels._core import check
 from vtkernels._core.op import OPS
 from vtkernels.integrations.instances import install, is_ours
-from vtkernels.integrations.rules import RULES, Rule, rule_for
+from vtkernels.integrations.rules import RULES, Rule, is_own, rule_for
 
 # the tables; importing one adds its rules, the first that fits a module is taken
 for _table in ("swin", "swin_v2", "cait", "pooling", "feed_forward"):
@@ -124,7 +124,7 @@ def _refusal(rule: Rule, module: nn.Module, backend: str) -> str | None:
 
 def _looks_like_attention(module: nn.Module) -> bool:
     name = type(module).__name__.lower()
-    return "attention" in name or "attn" in name
+    return not is_own(module) and ("attention" in name or "attn" in name)
 
 
 def _holds_attention(name: str, rules: dict[str, Rule]) -> bool:

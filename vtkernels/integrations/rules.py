@@ -115,8 +115,14 @@ def replaces(op: str, **options: Any) -> Callable[[Callable[..., Any]], Callable
     return register
 
 
+def is_own(module: nn.Module) -> bool:
+    return type(module).__module__.split(".")[0] == "vtkernels"
+
+
 def rule_for(module: nn.Module) -> Rule | None:
-    """The rule of the module's class or of its nearest base that has one."""
+    """The rule of the module's class or of its nearest base that has one; what is ours needs none."""
+    if is_own(module):
+        return None
     distances = [(distance, number) for number, rule in enumerate(RULES) if (distance := rule.distance(module)) is not None]
     return RULES[min(distances)[1]] if distances else None
 

@@ -14,6 +14,8 @@ from vtkernels.version import __version__
 
 __all__ = [
     "__version__",
+    "accelerate",
+    "acceleration_report",
     "adamw_step_",
     "augmix_loss",
     "backends",
@@ -21,6 +23,7 @@ __all__ = [
     "class_attention",
     "create_model",
     "explain",
+    "integrations",
     "jsd_consistency",
     "layers",
     "list_models",
@@ -31,6 +34,7 @@ __all__ = [
     "nn",
     "optim",
     "pooled_attention",
+    "restore",
     "sam_perturb_",
     "sam_restore_",
     "sam_square_sum",
@@ -39,13 +43,16 @@ __all__ = [
     "window_attention",
 ]
 
-_LAZY = ("layers", "losses", "models", "nn", "optim")
+_LAZY = ("integrations", "layers", "losses", "models", "nn", "optim")
 # names of the layers above the ops, which are not loaded before somebody asks for them
 _LAZY_NAMES = {
+    "accelerate": "integrations",
+    "acceleration_report": "integrations",
     "create_model": "models",
     "list_models": "models",
     "load_checkpoint": "models",
     "model_info": "models",
+    "restore": "integrations",
 }
 
 

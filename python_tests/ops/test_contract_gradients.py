@@ -45,6 +45,17 @@ def test_opcheck(op, backend, case, device):
             torch.library.opcheck(overload, detached)
 
 
+@on_every_device
+@representative_cases(DIFFERENTIABLE)
+def test_results_may_be_written_in_place(op, backend, case, device):
+    """As activations in place do. Torch forbids it on results that count as views."""
+    inputs = inputs_for(op, backend, case, device)
+    leaves = {name: value.clone().requires_grad_() for name, value in testing.differentiable(inputs).items()}
+    output = testing.outputs_of(OPS[op].public(**{**inputs, **leaves}, backend=backend))["output"]
+    expected = 2 * output.detach()
+    torch.testing.assert_close(output.mul_(2).detach(), expected, equal_nan=True)
+
+
 @contextlib.contextmanager
 def recorded_calls(op: str) -> Iterator[list]:
     """The dispatcher calls of an op and its backward, with their arguments."""

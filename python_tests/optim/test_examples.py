@@ -229,3 +229,12 @@ def test_loop_says_what_it_lacks():
     importable("sklearn")
     found = run_loop("--resume")
     assert found.returncode == 2 and "--resume needs --checkpoint" in found.stderr
+
+
+def test_timms_swin_accelerated_trains_as_it_would_alone(capsys):
+    importable("sklearn", "timm")
+    module = example("accelerate_timm")
+    accelerated = module.main(epochs=1)
+    assert "3 x SwinTransformerBlock" in capsys.readouterr().out
+    assert accelerated > 0.6
+    assert accelerated == pytest.approx(module.main(epochs=1, accelerated=False), abs=0.05)

@@ -120,9 +120,11 @@ def differentiable(name: str, save: Callable[..., None], differentiate: Callable
         torch.library.register_autograd(f"vtkernels::{name}", differentiate, setup_context=save, lib=LIBRARY)
         return
     op = getattr(torch.ops.vtkernels, name).default
+    # a result that counts as a view may not be written to: an activation in place may follow
+    below_views = getattr(torch._C, "_AutoDispatchBelowADInplaceOrView", below_autograd)
 
     def forward(ctx: Any, *args: Any) -> Any:
-        with below_autograd():
+        with below_views():
             output = op(*args)
         save(ctx, args, output)
         return output

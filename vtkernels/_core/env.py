@@ -4,6 +4,7 @@
 `VTKERNELS_ISA`      highest instruction set the native kernels may use: avx512_bf16, avx512, avx2 or portable
 `VTKERNELS_NATIVE`   0 keeps the native library from being loaded
 `VTKERNELS_RECYCLE`  MB of memory for large CPU results that may lie idle between calls (default 512); 0 switches recycling off
+`VTKERNELS_TUNE`     0 chooses between backends without measuring which is faster here
 """
 
 import os
@@ -21,6 +22,10 @@ def isa_limit() -> str:
 
 def native_enabled() -> bool:
     return os.environ.get("VTKERNELS_NATIVE", "1") != "0"
+
+
+def tuning_enabled() -> bool:
+    return os.environ.get("VTKERNELS_TUNE", "1") != "0"
 
 
 def recycled_megabytes() -> int:

@@ -108,6 +108,11 @@ VTK_INLINE void add(float* to, int64_t stride, const float* tile, bool first, in
                              __attribute__((always_inline)) { store_row(to + c, first ? load(tile + c) : load(tile + c) + load_row(to + c, lanes), lanes); });
 }
 
+// The tile's destination comes into the cache while the tile is computed; to fetch beyond its end does no harm.
+VTK_INLINE void fetch_tile(const float* to, int64_t stride) {
+  for (int r = 0; r < kRows; ++r) VTK_UNROLL for (int v = 0; v < kVectors; ++v) __builtin_prefetch(to + r * stride + v * W, 1);
+}
+
 // `count` rows times the weights, into the same rows of the destination; `packed` holds packed_rows(count) floats, and
 // `following` rows of x come after these.
 VTK_INLINE size_t packed_rows(int64_t count) { return (size_t)(groups(count, kRows) * kRows * kDepth + W); }
@@ -122,16 +127,17 @@ VTK_INLINE void rows_times_weight(Rows x, int64_t count, int64_t following, cons
       pack_along<kRows>(x.data + i * x.stride + depth.begin(chunk), x.stride, steps, least(kRows, count - i), packed + i * steps, f);
     const bool first = chunk == 0, last = chunk == depth.count - 1;
     // the next block's first chunk if this is the last one of this block
-    Ahead ahead = last ? Ahead::floats(x.data + count * x.stride, x.stride, following, depth.length(0))
-                       : Ahead::floats(x.data + depth.begin(chunk + 1), x.stride, count, depth.length(chunk + 1));
+    Ahead rows_ahead = last ? Ahead::floats(x.data + count * x.stride, x.stride, following, depth.length(0))
+                            : Ahead::floats(x.data + depth.begin(chunk + 1), x.stride, count, depth.length(chunk + 1));
     for (int64_t j = 0; j < weight.width(); ++j) {
       const int64_t column = j * kColumns;
       const int columns = (int)least(kColumns, weight.columns - column);
+      const bool more = j + 1 < weight.width();
+      Ahead panel_ahead = Ahead::floats(weight.panel(more ? chunk : last ? 0 : chunk + 1, more ? j + 1 : 0), kColumns, steps, kColumns);
       for (int64_t i = 0; i < count; i += kRows) {
         const int64_t at = i * to.stride + column;
-        if (!to.stream)
-          for (int r = 0; r < kRows; ++r) VTK_UNROLL for (int v = 0; v < kVectors; ++v) __builtin_prefetch(to.out + at + r * to.stride + v * W, 1);
-        multiply(packed + i * steps, weight.panel(chunk, j), steps, tile, ahead.next(steps, tile));
+        if (!to.stream) fetch_tile(to.out + at, to.stride);
+        multiply(packed + i * steps, weight.panel(chunk, j), steps, tile, (panel_ahead.done() ? rows_ahead : panel_ahead).next(steps, tile));
         const int rows = (int)least(kRows, count - i);
         if (last)
           with_activation(to.activation, [&](auto a) { finish(to, a, tile, first ? nullptr : partial, at, column, rows, columns); });
@@ -220,9 +226,11 @@ struct WeightGradient {
         pack_across<kColumns>(x.data + row * x.stride + at, x.stride, steps, width, b, f);
         for (int64_t j = 0; j < width; j += kColumns)
           for (int64_t i = 0; i < count; i += kRows) {
+            float* destination = part.weight + (begin + i) * inputs + at + j;
+            fetch_tile(destination, inputs);
             Ahead& ahead = x_ahead.done() ? grad_ahead : x_ahead;
             multiply(a + i * steps, b + j * steps, steps, tile, ahead.next(steps, tile));
-            add(part.weight + (begin + i) * inputs + at + j, inputs, tile, chunk == 0, (int)least(kRows, count - i), (int)least(kColumns, width - j));
+            add(destination, inputs, tile, chunk == 0, (int)least(kRows, count - i), (int)least(kColumns, width - j));
           }
       }
     }

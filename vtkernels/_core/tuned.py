@@ -28,6 +28,8 @@ log = logging.getLogger("vtkernels")
 # below, a call takes less time than is lost by the wrong choice
 WORTH_PRODUCTS = 10_000_000
 ROUNDS = 3
+# by how much the other one must be faster than what runs without a measurement: disturbances are of that size
+MARGIN = 0.95
 # the native kernels pack the weights for every call: too much for a few rows
 FEW_ROWS = 64
 # where they were seen ahead of torch's BLAS; elsewhere only a measurement says so
@@ -50,6 +52,9 @@ class Tuner:
         known = _known().get(_kind(self.op.name, phase, call)) if _tuning() and call.products >= WORTH_PRODUCTS else None
         if known in self.candidates:
             return known
+        return self._rule(call)
+
+    def _rule(self, call: Any) -> str:
         return "cpu" if call.rows >= FEW_ROWS and native.isa() in FAST_ISAS else "torch"
 
     def run(self, phase: str, backend: str, call: Any, *rest: Any) -> Any:
@@ -73,7 +78,8 @@ class Tuner:
                 self.op.backend(name).phases[phase](call, *rest)
                 if round_:
                     times.append(time.perf_counter() - start)
-        best = min(seconds, key=lambda name: min(seconds[name]))
+        usual = self._rule(call)
+        best = min(seconds, key=lambda name: min(seconds[name]) * (MARGIN if name == usual else 1.0))
         kind = _kind(self.op.name, phase, call)
         log.info("measured %s: %s", kind, ", ".join(f"{name} {min(times) * 1e3:.2f} ms" for name, times in seconds.items()))
         _remember(kind, best)

@@ -8,6 +8,8 @@ from vtkernels._core.op import Backend
 from vtkernels.ops.linear.common import ACTIVATIONS, Call, MlpCall, as_rows
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# from here on memory comes in huge pages: ordinary ones, fresh for every call, cost a tenth of a layer of Swin's first stage
+_HUGE_PAGE = 2 << 20
 
 
 def why_not(phase: str, call: Call | MlpCall) -> str | None:
@@ -23,8 +25,8 @@ def why_not(phase: str, call: Call | MlpCall) -> str | None:
 
 def forward(call: Call) -> tuple[Tensor, Tensor]:
     call, dtype = _widened(call), call.x.dtype
-    before = recycle.empty(call.before_shape, torch.float32)
-    out = recycle.empty(call.out_shape, torch.float32)
+    before = _empty(call.before_shape)
+    out = _empty(call.out_shape)
     if call.rows:
         torch.ops.vtkernels_native.linear_forward.default(
             _rows(call.x), call.weight.contiguous(), _dense(call.bias), _code(call), out, before if before.numel() else None
@@ -35,7 +37,7 @@ def forward(call: Call) -> tuple[Tensor, Tensor]:
 def backward(call: Call, grad: Tensor, before: Tensor, wanted: list[bool]) -> tuple[Tensor | None, ...]:
     call, dtype, grad = _widened(call), call.x.dtype, _rows(grad.float())
     if call.activation != "none" and call.rows:
-        d_before = recycle.empty(grad.shape, torch.float32)
+        d_before = _empty(grad.shape)
         torch.ops.vtkernels_native.activation_backward.default(grad, as_rows(before.float()), _code(call), d_before)
         grad = d_before
     grads = _Gradients(call[:3], wanted)
@@ -46,8 +48,8 @@ def backward(call: Call, grad: Tensor, before: Tensor, wanted: list[bool]) -> tu
 
 def mlp_forward(call: MlpCall) -> tuple[Tensor, Tensor]:
     call, dtype = _widened(call), call.x.dtype
-    hidden = recycle.empty(call.hidden_shape, torch.float32)
-    out = recycle.empty(call.out_shape, torch.float32)
+    hidden = _empty(call.hidden_shape)
+    out = _empty(call.out_shape)
     if call.rows:
         torch.ops.vtkernels_native.mlp_forward.default(
             _rows(call.x), call.first.contiguous(), _dense(call.first_bias), call.second.contiguous(), _dense(call.second_bias), _code(call), out,
@@ -58,7 +60,7 @@ def mlp_forward(call: MlpCall) -> tuple[Tensor, Tensor]:
 
 def mlp_backward(call: MlpCall, grad: Tensor, hidden: Tensor, wanted: list[bool]) -> tuple[Tensor | None, ...]:
     call, dtype, grad = _widened(call), call.x.dtype, _rows(grad.float())
-    d_hidden = recycle.empty((call.rows, call.first.shape[0]), torch.float32) if any(wanted[:3]) else None
+    d_hidden = _empty((call.rows, call.first.shape[0])) if any(wanted[:3]) else None
     grads = _Gradients(call[:5], wanted)
     if call.rows:
         torch.ops.vtkernels_native.mlp_backward.default(
@@ -77,7 +79,7 @@ class _Gradients:
         self.wanted = wanted
         is_bias = [i in (2, 4) for i in range(len(of))]
         by_kernel = [want and (not bias or wanted[i - 1]) for i, (want, bias) in enumerate(zip(wanted, is_bias, strict=True))]
-        self.written = [recycle.empty(value.shape, torch.float32) if mine else None for value, mine in zip(of, by_kernel, strict=True)]
+        self.written = [_empty(value.shape) if mine else None for value, mine in zip(of, by_kernel, strict=True)]
 
     def all(self, dtype: torch.dtype, rows: int, d_layers: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         """`d_layers` are the gradients of what the layers return, without activations."""
@@ -94,6 +96,10 @@ def _widened(call: Call | MlpCall) -> Call | MlpCall:
     if call.x.dtype == torch.float32:
         return call
     return call._replace(**{name: value.float() for name, value in call._asdict().items() if isinstance(value, Tensor)})
+
+
+def _empty(shape: tuple[int, ...]) -> Tensor:
+    return recycle.empty(shape, torch.float32, smallest=_HUGE_PAGE)
 
 
 def _code(call: Call | MlpCall) -> int:

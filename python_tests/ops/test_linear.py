@@ -288,9 +288,8 @@ def test_mlp_names_the_layer_that_does_not_fit():
 
 
 def test_layers_without_channels():
-    x, weight = torch.randn(5, 0, requires_grad=True), torch.randn(7, 0)
     bias = torch.randn(7)
-    assert torch.equal(vt.linear(x, weight, bias), bias.expand(5, 7))
+    assert torch.equal(vt.linear(torch.randn(5, 0), torch.randn(7, 0), bias), bias.expand(5, 7))
     assert vt.linear(torch.randn(5, 3), torch.randn(0, 3)).shape == (5, 0)
 
 
@@ -299,4 +298,4 @@ def test_autocast_casts_as_torch_does():
     with torch.autocast("cpu", torch.bfloat16):
         out, expected = vt.linear(x, weight, bias), F.linear(x, weight, bias)
     assert out.dtype == expected.dtype == torch.bfloat16 and torch.equal(out, expected)
-    assert all(grad.dtype == torch.float32 for grad in torch.autograd.grad(out.float().sum(), (x, weight, bias)))
+    assert {grad.dtype for grad in torch.autograd.grad(out.float().sum(), (x, weight, bias))} == {torch.float32}

@@ -48,6 +48,7 @@ STYLES = {
     "window_attention": Style("window attention", TITLES, ("over_eager", "over eager PyTorch"), _attention_label),
     "drloc_pairs": Style("DRLOC pairs", TITLES, ("over_published", "over the published algorithm"), _pairs_label),
     "talking_heads_attention": Style("talking-heads attention", TITLES, ("over_eager", "over timm's eager lines"), lambda row: row["name"].replace("/", "\n")),
+    "linear": Style("linear layers and MLPs of Swin-T", TITLES, ("over_eager", "over eager PyTorch"), lambda row: row["name"].replace("/", "\n")),
     "sam": Style(
         "SAM step",
         {"sgd": "SAM + SGD with momentum", "adamw": "SAM + AdamW"},

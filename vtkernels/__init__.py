@@ -7,6 +7,7 @@ from vtkernels._core.explain import backends, explain
 from vtkernels.ops.class_attention import class_attention, pooled_attention
 from vtkernels.ops.drloc_pairs import drloc_pairs
 from vtkernels.ops.jsd import augmix_loss, jsd_consistency
+from vtkernels.ops.linear import linear, mlp
 from vtkernels.ops.sam import adamw_step_, sam_perturb_, sam_restore_, sam_square_sum, sgd_step_
 from vtkernels.ops.talking_heads_attention import talking_heads_attention
 from vtkernels.ops.window_attention import window_attention
@@ -26,9 +27,11 @@ __all__ = [
     "integrations",
     "jsd_consistency",
     "layers",
+    "linear",
     "list_models",
     "load_checkpoint",
     "losses",
+    "mlp",
     "model_info",
     "models",
     "nn",

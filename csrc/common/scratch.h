@@ -7,4 +7,7 @@ namespace vtk {
 // At least `bytes` bytes, aligned to a cache line, valid until this thread asks again.
 void* thread_scratch(size_t bytes);
 
+// The same, apart from it: for what the thread that runs a call shares with those that help it.
+void* shared_scratch(size_t bytes);
+
 }  // namespace vtk

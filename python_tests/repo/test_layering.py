@@ -16,7 +16,7 @@ LAYERS = [
     {"recipes", "analysis"},
     {"cli", "__init__", "__main__"},
 ]
-BACKENDS = ("reference", "native", "triton", "cuda")
+BACKENDS = ("reference", "native", "torch_blas", "triton", "cuda")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -5,6 +5,7 @@
 `VTKERNELS_NATIVE`   0 keeps the native library from being loaded
 `VTKERNELS_RECYCLE`  MB of memory for large CPU results that may lie idle between calls (default 512); 0 switches recycling off
 `VTKERNELS_TUNED`    folder of the launch parameters measured here (default ~/.cache/vtkernels/tuned); 0 ignores all measured ones
+`VTKERNELS_MEASURE`  0 chooses between backends without measuring which is faster here
 """
 
 import os
@@ -23,6 +24,10 @@ def isa_limit() -> str:
 
 def native_enabled() -> bool:
     return os.environ.get("VTKERNELS_NATIVE", "1") != "0"
+
+
+def measuring() -> bool:
+    return os.environ.get("VTKERNELS_MEASURE", "1") != "0"
 
 
 def recycled_megabytes() -> int:

@@ -38,11 +38,16 @@ class Op:
         self._modules = backends
         self._loaded: dict[str, Backend] = {}
         self._told: set[str] = set()
+        self._choice: Callable[[str, Any], str | None] = lambda phase, call: None
         OPS[name] = self
 
     def explains(self, public: Callable[..., Any], to_call: Callable[..., Any], example: Callable[[torch.device], dict[str, Any]]) -> None:
         """For `explain` and `backends`: the public function, the call its arguments make, and arguments typical of it."""
         self.public, self.to_call, self.example = public, to_call, example
+
+    def prefer(self, choice: Callable[[str, Any], str | None]) -> None:
+        """`choice(phase, call)` names the backend that `auto` tries first; None leaves the order as it is. It reads metadata only."""
+        self._choice = choice
 
     def arguments(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """All arguments of the public function by name, for a call that gives some."""
@@ -72,8 +77,13 @@ class Op:
         return self._loaded[name]
 
     def reasons(self, phase: str, call: Any) -> dict[str, str | None]:
-        """Each backend with None, or the sentence that says why it cannot run this call."""
-        return {name: self.backend(name).why_not(phase, call) for name in self._modules}
+        """Each backend, in the order `auto` tries them, with None or the sentence that says why it cannot run this call."""
+        return {name: self.backend(name).why_not(phase, call) for name in self._order(phase, call)}
+
+    def _order(self, phase: str, call: Any) -> list[str]:
+        # the sort is stable: the others keep their places
+        preferred = self._choice(phase, call)
+        return sorted(self._modules, key=lambda name: name != preferred) if preferred else list(self._modules)
 
     def select(self, phase: str, backend: str, call: Any) -> Callable[..., Any]:
         """The launcher for this call. An explicit backend runs or raises; `auto` takes the first that can."""
@@ -85,7 +95,7 @@ class Op:
                 raise RuntimeError(f"{self.name}: backend {backend!r} was asked for but cannot run this call: {reason}; try backend='auto'")
             return self.backend(backend).phases[phase]
         skipped = []
-        for name in self._modules:
+        for name in self._order(phase, call):
             reason = self.backend(name).why_not(phase, call)
             if reason is None:
                 if name == "reference":

@@ -25,10 +25,10 @@ _private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MA
 _idle: collections.deque[mmap.mmap] = collections.deque()
 
 
-def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """torch.empty on the CPU; large ones in recycled memory."""
+def empty(shape: tuple[int, ...], dtype: torch.dtype, smallest: int = SMALLEST) -> Tensor:
+    """torch.empty on the CPU; those of more than `smallest` bytes in recycled memory."""
     size = math.prod(shape) * dtype.itemsize
-    if size <= SMALLEST or _private is None or size > env.recycled_megabytes() << 20:
+    if size <= smallest or _private is None or size > env.recycled_megabytes() << 20:
         return torch.empty(shape, dtype=dtype)
     block = _take(size) or _new(size)
     lease = memoryview(block)

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 import vtkernels as vt
 
-pytest.importorskip("vtkernels.ops.linear")
-
 
 def entry_of(module: nn.Module, name: str = "") -> object:
     return next(entry for entry in vt.acceleration_report(module).entries if entry.name == name)
@@ -131,10 +129,10 @@ def test_hooks_on_linear_layers_work():
 
 def test_projections_made_of_several_run_on_the_op(monkeypatch):
     """SwinV2's biases, Hugging Face's three projections: no layer is called there, its weight is."""
-    from vtkernels.ops import linear as ops
+    from vtkernels.integrations import layers
 
-    calls, linear = [], ops.linear
-    monkeypatch.setattr(ops, "linear", lambda x, weight, bias, **options: calls.append(weight.shape) or linear(x, weight, bias, **options))
+    calls, linear = [], layers.linear
+    monkeypatch.setattr(layers, "linear", lambda x, weight, bias, **options: calls.append(weight.shape) or linear(x, weight, bias, **options))
     for name in ("timm swinv2", "transformers swin"):
         calls.clear()
         answer(vt.accelerate(made(name)), images(name))

@@ -1,6 +1,5 @@
 """Linear layers and MLPs, on CPUs: there torch's BLAS may be far from what the machine can do. GPUs have theirs."""
 
-import importlib.util
 from typing import Any
 
 import torch
@@ -8,9 +7,7 @@ from torch import Tensor, nn
 
 from vtkernels.integrations.layers import rate
 from vtkernels.integrations.rules import DROPOUT, LINEAR, Part, replaces
-
-if importlib.util.find_spec("vtkernels.ops.linear"):
-    from vtkernels.ops.linear import linear, mlp
+from vtkernels.ops.linear import linear, mlp
 
 _NAMES = {
     "torch.nn.modules.activation:ReLU": "relu",

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtkernels.integrations.instances import is_ours
+from vtkernels.ops.linear import linear
 
 
 def rate(dropout: nn.Module) -> float:
@@ -21,8 +22,6 @@ def project(x: Tensor, layer: nn.Linear, weight: Tensor, bias: Tensor | None) ->
     """A product with weight and bias made of several, by whichever code the layer itself runs on."""
     own = layer.__dict__.get("forward")
     if is_ours(own):
-        from vtkernels.ops.linear import linear
-
         return linear(x, weight, bias, backend=own.keywords["backend"])
     return F.linear(x, weight, bias)
 

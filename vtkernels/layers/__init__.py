@@ -8,6 +8,7 @@ from vtkernels.layers.depthwise_separable import DepthwiseSeparableConv, Separab
 from vtkernels.layers.drop_path import DropPath, linear_rates
 from vtkernels.layers.initial import lecun_normal, truncated_normal_linears
 from vtkernels.layers.layer_scale import LayerScale
+from vtkernels.layers.linear import Linear, take_over_linear_layers
 from vtkernels.layers.mlp import Mlp, Mlp2d
 from vtkernels.layers.norm import GroupNorm, LayerNorm2d
 from vtkernels.layers.patch_embed import PatchEmbed
@@ -31,6 +32,7 @@ __all__ = [
     "GroupNorm",
     "LayerNorm2d",
     "LayerScale",
+    "Linear",
     "MeanOnlyBatchNorm2d",
     "Mlp",
     "Mlp2d",
@@ -49,6 +51,7 @@ __all__ = [
     "linear_rates",
     "resize_positions",
     "sin_cos_positions",
+    "take_over_linear_layers",
     "to_map",
     "to_tokens",
     "truncated_normal_linears",

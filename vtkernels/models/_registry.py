@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from vtkernels.layers import take_over_linear_layers
 from vtkernels.models._base import Config, FeatureMaps, Model
 from vtkernels.models._checkpoint import load_checkpoint
 
@@ -117,6 +118,7 @@ def create_model(
         if field not in fields:
             raise TypeError(f"create_model: {name} has no field {field!r}; {_nearest(field, fields)}; its fields are {', '.join(sorted(fields))}")
     model = family(dataclasses.replace(variant.config, **changes))
+    take_over_linear_layers(model)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     return FeatureMaps(model) if features_only else model

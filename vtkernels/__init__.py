@@ -20,6 +20,7 @@ __all__ = [
     "drloc_pairs",
     "class_attention",
     "create_model",
+    "data",
     "explain",
     "jsd_consistency",
     "layers",
@@ -39,7 +40,7 @@ __all__ = [
     "window_attention",
 ]
 
-_LAZY = ("layers", "losses", "models", "nn", "optim")
+_LAZY = ("data", "layers", "losses", "models", "nn", "optim")
 # names of the layers above the ops, which are not loaded before somebody asks for them
 _LAZY_NAMES = {
     "create_model": "models",

@@ -32,10 +32,8 @@ def write_archive(path, folder: str, parts: dict) -> None:
             tar.addfile(member, io.BytesIO(data))
 
 
-META = {
-    b"label_names": [name.encode() for name in ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]],
-    b"num_vis": 3072,
-}
+NAMES = b"airplane automobile bird cat deer dog frog horse ship truck".split()
+META = {b"label_names": NAMES, b"num_vis": 3072}
 
 
 def test_cifar10_from_archive_and_folder(tmp_path):

@@ -6,10 +6,18 @@ from typing import Any
 # name -> module, loaded when it is asked for: a name of a set needs neither torch's loader nor SciPy
 _LAZY_NAMES = {
     "CorruptImage": "datasets",
+    "Cutout": "mix",
+    "Loader": "loader",
+    "Mixup": "mix",
+    "RandomErasing": "mix",
     "create_dataset": "datasets",
+    "create_loader": "loader",
+    "fgsm": "adversarial",
     "list_datasets": "datasets",
+    "pgd": "adversarial",
+    "soft_targets": "mix",
 }
-_LAZY = ("datasets",)
+_LAZY = ("adversarial", "datasets", "loader", "mix", "samplers")
 
 __all__ = [*sorted(_LAZY_NAMES), *sorted(_LAZY)]
 

@@ -62,11 +62,8 @@ def noisy_labels(dataset: ImageDataset, rate: float, *, seed: int = 0, among: st
         fail("noisy_labels", "among", "be 'all' or 'others'", repr(among))
     rng, count = np.random.default_rng(seed), len(dataset.classes)
     replaced = rng.random(len(dataset)) < rate
-    if among == "all":
-        drawn = rng.integers(0, count, len(dataset))
-    else:
-        # the k-th of the other classes is the k-th after the true one, around the circle
-        drawn = (dataset.targets + rng.integers(1, max(count, 2), len(dataset))) % count
+    # counted from the true class around the circle, where 0 is the class itself
+    drawn = (dataset.targets + rng.integers(0 if among == "all" else 1, max(count, 2), len(dataset))) % count
     return NoisyLabels(dataset, np.where(replaced, drawn, dataset.targets))
 
 

@@ -5,11 +5,13 @@ from typing import Any
 
 # name -> module, loaded when it is asked for: a name of a set needs neither torch's loader nor SciPy
 _LAZY_NAMES = {
+    "Corrupted": "corruptions",
     "CorruptImage": "datasets",
     "Cutout": "mix",
     "Loader": "loader",
     "Mixup": "mix",
     "RandomErasing": "mix",
+    "corrupt": "corruptions",
     "create_dataset": "datasets",
     "create_loader": "loader",
     "fgsm": "adversarial",
@@ -17,7 +19,7 @@ _LAZY_NAMES = {
     "pgd": "adversarial",
     "soft_targets": "mix",
 }
-_LAZY = ("adversarial", "datasets", "loader", "mix", "samplers")
+_LAZY = ("adversarial", "corruptions", "datasets", "loader", "mix", "samplers")
 
 __all__ = [*sorted(_LAZY_NAMES), *sorted(_LAZY)]
 

@@ -197,6 +197,19 @@ def test_state_survives(name, tmp_path):
 
 
 @EVERY
+def test_made_on_the_meta_device_and_filled(name):
+    model = nano(name).eval()
+    with torch.device("meta"):
+        empty = create_model(name, num_classes=10)
+    empty.to_empty(device="cpu")
+    for tensor in (*empty.parameters(), *empty.buffers()):
+        # whatever the memory holds must be overwritten
+        tensor.detach().fill_(float("nan") if tensor.is_floating_point() else -1)
+    empty.load_state_dict(model.state_dict())
+    torch.testing.assert_close(empty.eval()(images()), model(images()), rtol=0, atol=0)
+
+
+@EVERY
 def test_every_normalisation_has_its_own_initial_values(name):
     for key, module in nano(name).named_modules():
         if isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)) and module.weight is not None:

@@ -108,8 +108,11 @@ class Harm:
         Harm(np.zeros, (1 << 40,)),
         np.array([{"a": 1}], dtype=object),
         np.dtype([("f", "O")]),
+        np.dtype("f4"),
+        np.zeros(2, [("f", "f4")]),
+        Harm(np.frombuffer, b"12345678"),
     ],
-    ids=["eval", "open", "getattr", "ndarray", "zeros", "objects", "record"],
+    ids=["eval", "open", "getattr", "ndarray", "zeros", "objects", "record", "bare", "records", "frombuffer"],
 )
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 def test_harmful_pickles_are_refused(harm, protocol, tmp_path):
@@ -125,12 +128,25 @@ def test_harm_inside_an_archive_is_refused(tmp_path):
     assert not witness.exists()
 
 
-@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 def test_plain_pickles_are_read(protocol):
-    content = {b"a": [1, 2.5, None, True], "b": np.arange(6, dtype=np.float32).reshape(2, 3), b"c": (b"\xff\x00", "text")}
+    ramp = np.arange(6, dtype=np.float32).reshape(2, 3)
+    content = {b"a": [1, 2.5, None, True], "b": [ramp, np.asfortranarray(ramp), ramp.astype(">i8"), ramp > 2, ramp[:0]], b"c": (b"\xff\x00", "text")}
     read = load_plain_pickle(pickle.dumps(content, protocol), "a file")
-    np.testing.assert_array_equal(read["b"], content["b"])
+    for one, other in zip(read["b"], content["b"], strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == other.dtype and one.flags.writeable
     assert read[b"a"] == content[b"a"] and read[b"c"] == content[b"c"]
+
+
+def test_a_pickle_leaves_numpys_types_alone():
+    """The byte order in a pickle belongs to its array, not to the type object that the whole process shares."""
+    data = pickle.dumps(np.arange(3, dtype=">f4"), 2)
+    assert load_plain_pickle(data, "a file").tolist() == [0, 1, 2]
+    assert np.dtype("f4").str == "<f4"
+    # the same bytes under a shape that asks for more
+    with pytest.raises(pickle.UnpicklingError, match="cannot reshape"):
+        load_plain_pickle(data.replace(b"K\x03\x85", b"K\x09\x85"), "a file")
 
 
 def test_strings_of_python_2_are_read():

@@ -219,9 +219,9 @@ class _Batches:
         self.start = start
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        keys = list(self.sampler)
+        epoch, visits = self.sampler.epoch, self.sampler.visits()
         for number in range(self.start, len(self)):
-            yield keys[number * self.size : (number + 1) * self.size]
+            yield [SampleKey(epoch, *visit) for visit in visits[number * self.size : (number + 1) * self.size].tolist()]
 
     def __len__(self) -> int:
         return len(self.sampler) // self.size if self.drop_last else math.ceil(len(self.sampler) / self.size)

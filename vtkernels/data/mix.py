@@ -82,6 +82,7 @@ class Mixup:
         """rng: a numpy.random.RandomState; None draws from NumPy's global one, as timm does."""
         check.check_tensor("Mixup", "images", images, 4, "[views * batch, channels, height, width]")
         check.check_floating("Mixup", "images", images)
+        check.check_tensor("Mixup", "targets", targets)
         batch = targets.shape[0]
         if images.shape[0] != self.views * batch:
             fail("Mixup", "images", f"be {self.views} views of {batch} targets", images.shape[0], "views is an argument of Mixup")

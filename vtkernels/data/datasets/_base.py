@@ -98,7 +98,7 @@ def read_image(path: Path | str) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.array(image.convert("RGB"))
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError, MemoryError):
         raise
     # Pillow's plugins answer damaged files with many kinds of errors; whichever it was, this image cannot be read
     except Exception as error:

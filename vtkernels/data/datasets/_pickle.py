@@ -19,7 +19,7 @@ def load_plain_pickle(file: BinaryIO | bytes, source: str, encoding: str = "byte
     """
     stream = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
-        return _PlainUnpickler(stream, encoding=encoding).load()
+        return _with_arrays(_PlainUnpickler(stream, encoding=encoding).load())
     except pickle.UnpicklingError as error:
         raise pickle.UnpicklingError(f"{source}: {error}") from None
     except Exception as error:
@@ -30,18 +30,48 @@ class _ArrayClass:
     """Stands where the pickle says `numpy.ndarray`: the class itself would allocate whatever shape a pickle asks for."""
 
 
-def _empty_array(array_class: type, shape: tuple, typecode: bytes | str) -> np.ndarray:
-    """How an array's pickle begins; its shape and contents follow, and NumPy checks that they agree."""
-    if array_class is not _ArrayClass or shape != (0,) or typecode not in (b"b", "b"):
-        raise pickle.UnpicklingError("expected an array's usual pickle, got another construction")
-    return np.empty(0, np.int8)
+class _Dtype:
+    """A number's type as a pickle tells it. NumPy's own would take flags and fields from the pickle on trust."""
+
+    def __init__(self, code: bytes | str, align: bool = False, copy: bool = False):
+        self.dtype = np.dtype(code.decode("ascii") if isinstance(code, bytes) else code)
+        if self.dtype.kind not in _NUMERIC:
+            raise pickle.UnpicklingError(f"expected numbers, got an array of {self.dtype}")
+
+    def __setstate__(self, state: tuple) -> None:
+        _, order, *described = state
+        if any(part is not None for part in described[:3]):
+            raise pickle.UnpicklingError("expected numbers, got an array of records")
+        self.dtype = self.dtype.newbyteorder(order.decode("ascii") if isinstance(order, bytes) else order)
 
 
-def _numeric_dtype(code: bytes | str, align: bool = False, copy: bool = False) -> np.dtype:
-    dtype = np.dtype(code.decode("ascii") if isinstance(code, bytes) else code)
-    if dtype.kind not in _NUMERIC:
-        raise pickle.UnpicklingError(f"expected numbers, got an array of {dtype}")
-    return np.dtype(dtype.str)
+class _Array:
+    """An array before its contents are known."""
+
+    def __init__(self, array_class: type, shape: tuple, typecode: bytes | str):
+        self.array = None
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, is_fortran, contents = state
+        contents = contents.encode("latin1") if isinstance(contents, str) else contents
+        self.array = _from_buffer(contents, dtype, shape, "F" if is_fortran else "C")
+
+
+def _from_buffer(contents: bytes, dtype: _Dtype, shape: tuple, order: str, axis_order: None = None) -> np.ndarray:
+    """The array of these bytes; NumPy refuses a shape of another size."""
+    return np.frombuffer(contents, dtype.dtype).reshape(shape, order=order).copy(order="K")
+
+
+def _with_arrays(value: Any) -> Any:
+    if isinstance(value, _Array):
+        return value.array
+    if isinstance(value, dict):
+        return {key: _with_arrays(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_with_arrays(part) for part in value)
+    if isinstance(value, (_Dtype, type)):
+        raise pickle.UnpicklingError(f"expected plain data and arrays, got {value}")
+    return value
 
 
 def _latin_bytes(text: str, encoding: str) -> bytes:
@@ -51,13 +81,20 @@ def _latin_bytes(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """How it writes empty ones."""
+    return b""
+
+
 _ALLOWED = {
+    ("__builtin__", "bytes"): _no_bytes,
     ("numpy", "ndarray"): _ArrayClass,
-    ("numpy", "dtype"): _numeric_dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _latin_bytes,
 }
+for _package in ("numpy.core", "numpy._core"):
+    _ALLOWED[f"{_package}.multiarray", "_reconstruct"] = _Array
+    _ALLOWED[f"{_package}.numeric", "_frombuffer"] = _from_buffer
 
 
 class _PlainUnpickler(pickle.Unpickler):

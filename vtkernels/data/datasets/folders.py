@@ -1,6 +1,7 @@
 """Folders of images by class: ImageNet, its subsets and its test sets, DomainNet, and anybody's own."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ def _class_folders(name: str, place: Path, names: list[str] | None = None, sourc
     classes = there if names is None else sorted(set(names))
     paths, targets = [], []
     for target, label in enumerate(classes):
-        files = sorted(path for path in (place / label).rglob("*") if path.suffix.lower() in EXTENSIONS)
+        files = _image_files(place / label)
         paths += files
         targets += [target] * len(files)
     if not paths:
@@ -64,14 +65,21 @@ def _class_folders(name: str, place: Path, names: list[str] | None = None, sourc
     return FileDataset(paths, targets, classes)
 
 
-def _only_images(name: str, dataset: FileDataset, wanted: list[str]) -> Subset:
+def _image_files(place: Path) -> list[str]:
+    """Sorted paths, through links too; as strings, of which ImageNet has a million."""
+    walk = os.walk(place, followlinks=True)
+    return sorted(os.path.join(folder, name) for folder, _, names in walk for name in names if name.lower().endswith(EXTENSIONS) and name[0] != ".")
+
+
+def _only_images(what: str, dataset: FileDataset, wanted: list[str]) -> Subset:
     """In the order of the list; a name that is not there is an error, not a smaller set."""
     index = {}
-    for position, path in enumerate(map(Path, dataset.paths)):
-        index[path.name] = index[f"{path.parent.name}/{path.name}"] = position
+    for position, path in enumerate(dataset.paths):
+        folder, name = path.split(os.sep)[-2:]
+        index[name] = index[f"{folder}/{name}"] = position
     missing = [entry for entry in wanted if entry not in index]
     if missing:
-        fail(name, "images", "name files of the set", f"{len(missing)} others, such as {missing[0]!r}", "does the list belong to this split?")
+        fail(what, "images", "name files of the set", f"{len(missing)} others, such as {missing[0]!r}", "does the list belong to this split?")
     return Subset(dataset, [index[entry] for entry in wanted])
 
 
@@ -130,7 +138,7 @@ def imagenet_real(name: str, split: str, *, root: str | Path | None, real: str |
     labels = json.loads((Path(real) if real else found(name, base, "real.json", source, "real.json")).read_text())
     paths, lists = [], []
     # the list is in the order of the numbers in the file names, not in the order of the folders
-    for path in sorted((path for path in place.rglob("*") if path.suffix.lower() in EXTENSIONS), key=lambda path: path.name):
+    for path in sorted(map(Path, _image_files(place)), key=lambda path: path.name):
         number = re.search(r"_val_(\d{8})$", path.stem)
         if number is None or not 1 <= int(number[1]) <= len(labels):
             fail(name, path.name, f"be ILSVRC2012_val_<8 digits> with a number up to {len(labels)}", "another name")

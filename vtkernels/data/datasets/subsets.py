@@ -129,7 +129,7 @@ class LabelPool:
 
     def __init__(self, dataset: ImageDataset, labelled: int | Sequence[int], *, seed: int = 0):
         self.dataset = dataset
-        start = class_balanced_subset(dataset, labelled, seed=seed).indices if isinstance(labelled, int) else labelled
+        start = class_balanced_subset(dataset, labelled, seed=seed).indices if isinstance(labelled, (int, np.integer)) else labelled
         self._labelled = np.zeros(len(dataset), dtype=bool)
         self.label(start)
 

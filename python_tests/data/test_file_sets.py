@@ -107,6 +107,13 @@ def test_folders_and_their_subsets(tree):
     quarter, half = (create_dataset("imagenet", "train", root=tree, fraction=part) for part in (1 / 4, 1 / 2))
     assert len(quarter) == 5 and len(half) == 10 and set(levels(quarter)) < set(levels(half))
 
+    # two classes with a file of one name, and a class with a blank in its name
+    for level, label in enumerate(("n00", "great auk")):
+        draw(tree / "train" / label / "same.png", 50 + level)
+    assert levels(create_dataset("imagenet", "train", root=tree, images=["great auk/same.png", "n00/same.png 0"])) == [51, 50]
+    assert create_dataset("imagenet", "train", root=tree, classes=["great auk", "n00"]).classes == ("great auk", "n00")
+    with pytest.raises(ValueError, match="that several classes have"):
+        create_dataset("imagenet", "train", root=tree, images=["same.png"])
     with pytest.raises(FileNotFoundError, match="got no n09"):
         create_dataset("imagenet", "train", root=tree, classes=["n09"])
     with pytest.raises(ValueError, match="1 others, such as 'n07_1.JPEG'"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vtkernels.data import CorruptImage, Mixup, create_dataset, create_loader
+from vtkernels.data import CorruptImage, Mixup, RandomErasing, create_dataset, create_loader
 from vtkernels.data.datasets._base import ImageDataset, Statistics
 from vtkernels.data.loader import normalised
 
@@ -65,8 +65,8 @@ def test_global_generators_go_on_undisturbed(shapes):
 @pytest.mark.parametrize("done", [0, 2, 5])
 def test_resuming_inside_an_epoch_is_exact(shapes, workers, done):
     def loader():
-        mix = Mixup(num_classes=8, cutmix_alpha=1.0)
-        return create_loader(shapes, 4, train=True, statistics=shapes.statistics, mix=mix, workers=workers, seed=1)
+        options = {"statistics": shapes.statistics, "erase": RandomErasing(0.5), "mix": Mixup(num_classes=8, cutmix_alpha=1.0)}
+        return create_loader(shapes, 4, train=True, workers=workers, seed=1, **options)
 
     whole, started, resumed = loader(), loader(), loader()
     for one in (whole, started):
@@ -106,6 +106,25 @@ def test_evaluation_over_processes_is_exact(shapes):
     assert len(loader) == 6 and len(create_loader(shapes, 4, train=True)) == 5
     with pytest.raises(ValueError, match="counts each sample once"):
         create_loader(shapes, 4, repeats=3)
+
+
+def test_the_place_is_asked_of_torch(shapes, monkeypatch):
+    for name, value in (("is_initialized", True), ("get_rank", 1), ("get_world_size", 3)):
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    assert_same(batches(create_loader(shapes, 4)), batches(create_loader(shapes, 4, rank=1, world=3)))
+
+
+def test_erasing_comes_before_mixing_and_differs_between_processes(shapes):
+    def first(**options):
+        return next(iter(create_loader(shapes, 4, statistics=shapes.statistics, seed=2, **options)))[0]
+
+    plain, erased = first(), first(erase=RandomErasing(1.0, mode="const"))
+    assert ((erased == plain) | (erased == 0)).all() and (erased != plain).flatten(1).any(dim=1).all()
+    # one process sees the even samples, the other the odd ones, each with rectangles of its own
+    zeros = [(first(erase=RandomErasing(1.0, mode="const"), rank=rank, world=2) == 0).all(dim=1) for rank in range(2)]
+    assert not torch.equal(*zeros)
+    mixed = first(erase=lambda images, rng: images * 0, mix=Mixup(num_classes=8))
+    assert not mixed.any()
 
 
 def test_shapes_of_batches(shapes):

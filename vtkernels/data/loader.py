@@ -30,6 +30,7 @@ def create_loader(
     seed: int = 0,
     device: torch.device | str | None = None,
     statistics: Statistics | None = None,
+    erase: Callable | None = None,
     mix: Callable | None = None,
     repeats: int = 1,
     sampler: EpochSampler | None = None,
@@ -53,6 +54,7 @@ def create_loader(
         workers: processes that read and transform; 0 does so in this one.
         device: where batches go, by pinned memory and ahead of their use where that is a GPU.
         statistics: if given, images leave as float32, pixels normalised by these after the transfer.
+        erase: `erase(images, rng=...)` of whole batches on the device, before mixing, such as `RandomErasing` or `Cutout`.
         mix: `mix(images, targets, rng=...)` of whole batches on the device, such as `Mixup`. An odd batch loses its last sample first.
         repeats: repeated augmentation, see `Repeated`. Another order altogether is a `sampler`, which then brings its own share of the set.
         rank, world: which process this is; asked of torch.distributed where they are None.
@@ -74,7 +76,7 @@ def create_loader(
     elif repeats != 1 or rank is not None or world is not None:
         fail("create_loader", "repeats, rank and world", "be left to the sampler where one is given", (repeats, rank, world))
     batches = _Batches(sampler, batch_size, train if drop_last is None else drop_last)
-    return Loader(_Seeded(dataset, transform, seed), batches, train, workers, torch.device(device or "cpu"), statistics, mix, on_corrupt)
+    return Loader(_Seeded(dataset, transform, seed), batches, train, workers, torch.device(device or "cpu"), statistics, erase, mix, on_corrupt)
 
 
 def _place(rank: int | None, world: int | None) -> dict[str, int]:
@@ -107,11 +109,12 @@ class Loader:
         workers: int,
         device: torch.device,
         statistics: Statistics | None,
+        erase: Callable | None,
         mix: Callable | None,
         on_corrupt: str,
     ):
         self.samples, self.batches, self.train, self.device = samples, batches, train, device
-        self.statistics, self.mix, self.on_corrupt = statistics, mix, on_corrupt
+        self.statistics, self.erase, self.mix, self.on_corrupt = statistics, erase, mix, on_corrupt
         self.epoch, self.corrupt = 0, []
         self._given, self._resume = 0, 0
         self._loader = DataLoader(
@@ -195,8 +198,11 @@ class Loader:
         images, targets = _moved(images, self.device), _moved(targets, self.device)
         if self.statistics is not None:
             images = normalised(images, self.statistics)
+        rng = np.random.RandomState(_number(np.uint32, self.samples.seed, self.epoch, number, self.batches.sampler.rank))
+        if self.erase is not None:
+            images = self.erase(images, rng=rng)
         if self.mix is not None and len(targets):
-            images, targets = self.mix(images, targets, rng=np.random.RandomState(_number(np.uint32, self.samples.seed, self.epoch, number)))
+            images, targets = self.mix(images, targets, rng=rng)
         return images, targets
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,19 +42,25 @@ def folder(
 
 
 def _lines(names: Names) -> list[str] | None:
-    """A list as it is, or the first word of each line of a text file."""
+    """A list as it is, or the lines of a text file."""
     if isinstance(names, (str, Path)):
-        return [line.split()[0] for line in Path(names).read_text().splitlines() if line.strip() and not line.startswith("#")]
+        return [line.strip() for line in Path(names).read_text().splitlines() if line.strip() and not line.startswith("#")]
     return None if names is None else [str(name) for name in names]
 
 
+def _known(line: str, known: Container[str]) -> str:
+    """The name in a line of a list, behind which a description may stand; names may have blanks themselves."""
+    return line if line in known else line.split()[0]
+
+
 def _class_folders(name: str, place: Path, names: list[str] | None = None, source: str = "its authors") -> FileDataset:
-    there = sorted(path.name for path in place.iterdir() if path.is_dir())
-    missing = sorted(set(names or ()) - set(there))
+    there = sorted(path.name for path in place.iterdir() if path.is_dir() and path.name[0] != ".")
+    chosen = there if names is None else [_known(line, there) for line in names]
+    missing = sorted(set(chosen) - set(there))
     if missing or not there:
         got = f"no {', '.join(missing[:5])}" if missing else "no folder at all"
         fail(name, str(place), "hold one folder of images a class", got, f"get the set from {source}", FileNotFoundError)
-    classes = there if names is None else sorted(set(names))
+    classes = sorted(set(chosen))
     paths, targets = [], []
     for target, label in enumerate(classes):
         files = _image_files(place / label)
@@ -73,13 +79,18 @@ def _image_files(place: Path) -> list[str]:
 
 def _only_images(what: str, dataset: FileDataset, wanted: list[str]) -> Subset:
     """In the order of the list; a name that is not there is an error, not a smaller set."""
-    index = {}
+    by_name, index = {}, {}
     for position, path in enumerate(dataset.paths):
         folder, name = path.split(os.sep)[-2:]
-        index[name] = index[f"{folder}/{name}"] = position
+        index[f"{folder}/{name}"] = position
+        # a file name that two classes have says nothing alone
+        by_name[name] = None if name in by_name else position
+    index |= {name: position for name, position in by_name.items() if position is not None}
+    wanted = [_known(line, index) for line in wanted]
     missing = [entry for entry in wanted if entry not in index]
     if missing:
-        fail(what, "images", "name files of the set", f"{len(missing)} others, such as {missing[0]!r}", "does the list belong to this split?")
+        hint = "does the list belong to this split, and does a name that several classes have tell the class?"
+        fail(what, "images", "name files of the set", f"{len(missing)} others, such as {missing[0]!r}", hint)
     return Subset(dataset, [index[entry] for entry in wanted])
 
 

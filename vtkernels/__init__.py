@@ -23,6 +23,7 @@ __all__ = [
     "drloc_pairs",
     "class_attention",
     "create_model",
+    "data",
     "explain",
     "integrations",
     "jsd_consistency",
@@ -46,7 +47,7 @@ __all__ = [
     "window_attention",
 ]
 
-_LAZY = ("integrations", "layers", "losses", "models", "nn", "optim")
+_LAZY = ("data", "integrations", "layers", "losses", "models", "nn", "optim")
 # names of the layers above the ops, which are not loaded before somebody asks for them
 _LAZY_NAMES = {
     "accelerate": "integrations",

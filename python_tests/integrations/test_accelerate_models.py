@@ -152,7 +152,8 @@ def test_a_map_of_another_size_than_the_mask_is_left_to_timm():
     block = swin.layers[0].blocks[1]
     expected = block(x)
     vt.accelerate(swin)
-    torch.testing.assert_close(block(x), expected, rtol=0, atol=0)
+    # the mask of another map would change every output; the Linear layers, which are ours, round otherwise
+    torch.testing.assert_close(block(x), expected)
 
 
 def test_float64_is_left_alone_by_auto():

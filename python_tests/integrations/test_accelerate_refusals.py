@@ -225,7 +225,8 @@ def test_a_mask_given_to_timms_pool_is_obeyed():
     mask[..., 8:] = -torch.inf
     expected = model.attn_pool(x, attn_mask=mask)
     vt.accelerate(model)
-    assert torch.equal(model.attn_pool(x, attn_mask=mask), expected)
+    # the Linear layers, which are ours, round otherwise
+    torch.testing.assert_close(model.attn_pool(x, attn_mask=mask), expected)
 
 
 def test_meta_modules_are_to_be_loaded_first():

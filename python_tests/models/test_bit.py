@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from models.zoo import images
+from models.zoo import assert_same_function, images
 from optional import peer
 
 from vtkernels.models import create_model
@@ -20,18 +20,11 @@ def theirs():
     return model
 
 
-def assert_same_function(ours, theirs):
-    ours.eval(), theirs.eval()
-    x = images(2, (64, 96))
-    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(ours.double()(x.double()), theirs.double()(x.double()), rtol=1e-9, atol=1e-9)
-
-
 def test_timm(theirs, tmp_path):
     torch.save(theirs.state_dict(), tmp_path / "timm.pth")
     ours = create_model("resnetv2_50x1_bit", checkpoint=tmp_path / "timm.pth")
     assert ours.load_report.complete
-    assert_same_function(ours, theirs)
+    assert_same_function(ours, theirs, images(2, (64, 96)))
 
 
 def test_published_layout(theirs, tmp_path):
@@ -56,7 +49,7 @@ def test_published_layout(theirs, tmp_path):
     theirs.load_pretrained(str(tmp_path / "bit.npz"))
     ours = create_model("resnetv2_50x1_bit", checkpoint=tmp_path / "bit.npz")
     assert ours.load_report.complete, ours.load_report
-    assert_same_function(ours, theirs)
+    assert_same_function(ours, theirs, images(2, (64, 96)))
 
 
 def test_pooling_pads_with_zeros():

@@ -27,8 +27,9 @@ def state():
         lambda state: {"state_dict": {f"module.{name}": value for name, value in state.items()}, "args": argparse.Namespace(lr=0.1)},
         lambda state: {"model": {name: value + 1 for name, value in state.items()}, "state_dict_ema": state},
         lambda state: {f"_orig_mod.module.{name}": value for name, value in state.items()},
+        lambda state: {"model": state, "random": torch.zeros(3)},
     ],
-    ids=["bare", "model", "module", "averaged", "compiled"],
+    ids=["bare", "model", "module", "averaged", "compiled", "beside a tensor"],
 )
 def test_wrapped_weights_are_found(wrap, state, tmp_path):
     torch.save(wrap(state), tmp_path / "weights.pth")
@@ -81,7 +82,7 @@ def test_a_file_that_runs_code_is_refused(tmp_path):
     torch.save({"model": {"weight": torch.zeros(1)}, "extra": Malicious(tmp_path / "ran")}, tmp_path / "weights.pth")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Malicious(tmp_path / "ran")))
     for file in ("weights.pth", "plain.pkl"):
-        with pytest.raises(ValueError, match="would run code of its own|damaged or of another format"):
+        with pytest.raises(ValueError, match=r"would run code of its own \((it asks for \w+\.mkdir|it is no plain dict of tensors)\)"):
             load_checkpoint(nano(NAME), tmp_path / file)
     assert not (tmp_path / "ran").exists()
 
@@ -104,3 +105,10 @@ def test_wrong_files_say_what_is_expected(state, tmp_path):
     with pytest.raises(ValueError, match="expected the weights of a VisionTransformer, but only 0 of .* try another model name"):
         load_checkpoint(model, tmp_path / "other.pth")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_impossible_names_on_the_hub_are_refused():
+    pytest.importorskip("huggingface_hub")
+    for source in ("hf-hub:", "hf-hub:a b/c/d", "timm:a/b"):
+        with pytest.raises(ValueError, match="the hub refused it .*; check the name"):
+            load_checkpoint(nano(NAME), source)

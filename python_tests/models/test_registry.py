@@ -51,6 +51,13 @@ def test_unknown_names_are_answered_with_the_nearest():
         vt.create_model("vit_nano_patch4_32", patchsize=2)
 
 
+@pytest.mark.parametrize("name", NANO)
+def test_impossible_numbers_are_refused(name):
+    for field, value in (("num_classes", -1), ("in_channels", 0), ("img_size", (32, 0))):
+        with pytest.raises(ValueError, match=f"{field} must be .*got"):
+            vt.create_model(name, **{field: value})
+
+
 def test_models_of_words_are_plain_modules():
     model = vt.create_model("transformer_nano")
     assert isinstance(model, torch.nn.Module) and not isinstance(model, Model)

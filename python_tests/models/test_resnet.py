@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models.zoo import images, nano
+from models.zoo import assert_same_function, images, nano
 from optional import peer
 from torch import nn
 
@@ -23,21 +23,18 @@ def stirred(model):
     return model
 
 
-def assert_same_function(name, theirs, tmp_path, size=64, **options):
+def assert_same_as(name, theirs, tmp_path, size=64, **options):
     stirred(theirs)
     torch.save(theirs.state_dict(), tmp_path / "peer.pth")
     ours = create_model(name, checkpoint=tmp_path / "peer.pth", **options)
     assert ours.load_report.complete, ours.load_report
-    ours.eval(), theirs.eval()
-    x = images(2, size)
-    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(ours.double()(x.double()), theirs.double()(x.double()), rtol=1e-9, atol=1e-9)
+    assert_same_function(ours, theirs, images(2, size))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50_gn", "seresnet18", "seresnet50", "legacy_seresnet50", "resnext50_32x4d", "wide_resnet50_2"])
 def test_timm(name, tmp_path):
     depths = (1, 2, 1, 1)
-    assert_same_function(name, peer("timm").create_model(name, layers=depths), tmp_path, depths=depths)
+    assert_same_as(name, peer("timm").create_model(name, layers=depths), tmp_path, depths=depths)
 
 
 def test_doubled_width(tmp_path):
@@ -47,11 +44,11 @@ def test_doubled_width(tmp_path):
     theirs.conv1, theirs.bn1 = nn.Conv2d(3, 128, 7, 2, 3, bias=False), nn.BatchNorm2d(128)
     theirs.layer1[0].conv1 = nn.Conv2d(128, 128, 1, bias=False)
     theirs.layer1[0].downsample[0] = nn.Conv2d(128, 512, 1, bias=False)
-    assert_same_function("resnet50x2", theirs, tmp_path, depths=(1, 2, 1, 1))
+    assert_same_as("resnet50x2", theirs, tmp_path, depths=(1, 2, 1, 1))
 
 
 def test_torchvision(tmp_path):
-    assert_same_function("resnet50", peer("torchvision").models.resnet50(), tmp_path, size=(64, 96))
+    assert_same_as("resnet50", peer("torchvision").models.resnet50(), tmp_path, size=(64, 96))
 
 
 def test_weight_normalisation_of_torch(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models.zoo import images
+from models.zoo import assert_same_function, images
 from optional import peer
 from oracles import random_parameters
 
@@ -11,12 +11,6 @@ from vtkernels.models import create_model, load_checkpoint
 from vtkernels.models.swin import SwinTransformer, merge_neighbours
 
 SMALL = {"width": 24, "depths": (2, 2), "heads": (3, 6)}
-
-
-def assert_same_function(ours, theirs, x):
-    ours.eval(), theirs.eval()
-    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(ours.double()(x.double()), theirs.double()(x.double()), rtol=1e-9, atol=1e-9)
 
 
 def timm_swin(**options):
@@ -168,7 +162,7 @@ def test_initial_values():
     [
         ({"heads": (2,)}, r"depths and heads must give as many stages, each of one block or more, got \(2, 2\) and \(2,\)"),
         ({"heads": (3, 4)}, "dim must be a multiple of num_heads=3, got 32"),
-        ({"img_size": 0}, r"img_size and patch_size must be positive, got \(0, 0\) and 4"),
+        ({"patch_size": 0}, "patch_size must be positive, got 0"),
         ({"window": "7"}, r"window must be an int or a pair of ints \(rows, columns\), got '7'"),
     ],
 )

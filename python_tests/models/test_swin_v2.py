@@ -2,18 +2,12 @@
 
 import pytest
 import torch
-from models.zoo import images
+from models.zoo import assert_same_function, images
 from optional import peer
 from oracles import random_parameters
 
 from vtkernels.models import create_model, load_checkpoint
 from vtkernels.models.swin_v2 import SwinTransformerV2
-
-
-def assert_same_function(ours, theirs, x):
-    ours.eval(), theirs.eval()
-    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(ours.double()(x.double()), theirs.double()(x.double()), rtol=1e-9, atol=1e-9)
 
 
 def timm_swin(**options):

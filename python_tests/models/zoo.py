@@ -1,11 +1,15 @@
 """The models the tests walk over: every variant on the meta device, and the smallest of each family for real."""
 
+import os
+
 import torch
 from torch import nn
 
 from vtkernels.models import Model, create_model, list_models
 from vtkernels.models._registry import _find
 
+# the whole of what is too slow for every run
+FULL = os.environ.get("CI") == "true" or os.environ.get("VTKERNELS_FULL") == "1"
 ALL = list_models()
 # each family has a variant of a few thousand parameters on 32 pixels, which does everything the large ones do
 NANO = [name for name in ALL if "_nano" in name and issubclass(_find(name)[0], Model)]

@@ -53,6 +53,7 @@ class Model(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
+        _check(config)
         self.config = config
         self.num_classes = config.num_classes
         self.grad_checkpointing = False
@@ -99,7 +100,7 @@ class Model(nn.Module):
             check.fail(name, "images", f"have shape [B, {self.config.in_channels}, H, W]", list(x.shape), hint)
         size = tuple(x.shape[2:])
         if self.fixed_size and size != self.config.size:
-            hint = f"create_model(..., img_size={size}), which resizes the positions of a checkpoint"
+            hint = f"create_model(..., img_size={size}), which carries learned positions of a checkpoint over"
             check.fail(name, "images", f"be {self.config.size[0]} x {self.config.size[1]} pixels", f"{size[0]} x {size[1]}", hint)
 
     # training
@@ -205,6 +206,16 @@ class Model(nn.Module):
     def resize_state(self, state: dict[str, Tensor]) -> Iterable[str]:
         """Carry tensors over to this model's image size, in place; the names of those changed."""
         return ()
+
+
+def _check(config: Config) -> None:
+    name = type(config).__name__
+    if config.num_classes < 0:
+        check.fail(name, "num_classes", "be 0 or more", config.num_classes, "0 gives pooled features")
+    if config.in_channels < 1:
+        check.fail(name, "in_channels", "be 1 or more", config.in_channels, "3 for colour images")
+    if min(config.size) < 1:
+        check.fail(name, "img_size", "be positive", config.size)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import pickle
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,8 @@ def read_weights(source: str | Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it asks for {wanted[1]}" if wanted else "it is no plain dict of tensors"
         raise ValueError(
             f"checkpoint {path}: expected tensors only, but the file would run code of its own ({reason}); it was not loaded. "
             "If you trust it, load it yourself and save its state_dict as safetensors"
@@ -133,7 +135,7 @@ def _download(name: str) -> Path:
     """From the Hugging Face hub, with its own cache."""
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
         raise ImportError(f"checkpoint hf-hub:{name}: this needs huggingface_hub; pip install 'vtkernels[models]'") from error
     repository, _, revision = name.partition("@")
@@ -146,14 +148,15 @@ def _download(name: str) -> Path:
             ) from error
         except EntryNotFoundError:
             continue
-        except HfHubHTTPError as error:
+        except (HfHubHTTPError, HFValidationError) as error:
             raise ValueError(f"checkpoint hf-hub:{name}: the hub refused it ({error}); check the name") from error
     raise FileNotFoundError(f"checkpoint hf-hub:{name}: expected one of {', '.join(WEIGHT_FILES)} in that repository")
 
 
 def unwrap(content: Any) -> dict[str, Tensor]:
     """The state dict inside a checkpoint, without the prefixes that wrappers left on its names."""
-    while isinstance(content, dict) and not any(isinstance(value, Tensor) for value in content.values()):
+    while isinstance(content, dict):
+        # loose tensors may lie beside the weights, such as the state of a random generator
         inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
         if inner is None:
             break

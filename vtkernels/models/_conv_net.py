@@ -1,5 +1,6 @@
 """What the convolutional families have in common."""
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ from vtkernels.models._base import Model
 class ConvNet(Model):
     """A trunk of maps of growing depth, the mean of the last one, and a linear classifier.
 
-    A family writes `_maps`, and overrides `_features` where something stands between the last map and the mean.
+    A family writes `_stem` and `_stages`, or `_maps` where these do not describe it, and overrides `_features` where something
+    stands between the last map and the mean.
     """
 
     classifiers: ClassVar[tuple[str, ...]] = ("fc",)
@@ -31,6 +33,21 @@ class ConvNet(Model):
     def initialise_classifier(self, head: nn.Linear) -> None:
         head.reset_parameters()
         nn.init.zeros_(head.bias)
+
+    def _stem(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @property
+    def _stages(self) -> Iterable[nn.Sequential]:
+        raise NotImplementedError
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        x, maps = self._stem(x), []
+        for stage in self._stages:
+            for block in stage:
+                x = self.run(block, x)
+            maps.append(x)
+        return maps
 
     def _features(self, x: Tensor) -> Tensor:
         return self._maps(x)[-1]

@@ -40,7 +40,7 @@ class Isotropic(Model):
 
     def check_patches(self) -> None:
         config = self.config
-        if config.patch_size < 1 or any(edge % config.patch_size or edge < 1 for edge in config.size):
+        if config.patch_size < 1 or any(edge % config.patch_size for edge in config.size):
             expected, hint = f"be multiples of patch_size={config.patch_size}", "change img_size or patch_size"
             check.fail(type(config).__name__, "img_size", expected, config.size, hint)
 

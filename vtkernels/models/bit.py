@@ -97,15 +97,14 @@ class BiT(ConvNet):
     def _features(self, x: Tensor) -> Tensor:
         return F.relu(self.norm(self._maps(x)[-1]))
 
-    def _maps(self, x: Tensor) -> list[Tensor]:
-        maps = []
+    @property
+    def _stages(self) -> list[nn.Sequential]:
+        return [stage["blocks"] for stage in self.stages]
+
+    def _stem(self, x: Tensor) -> Tensor:
         for layer in self.stem.values():
             x = layer(x)
-        for stage in self.stages:
-            for block in stage["blocks"]:
-                x = self.run(block, x)
-            maps.append(x)
-        return maps
+        return x
 
     @property
     def maps_info(self) -> list[MapInfo]:

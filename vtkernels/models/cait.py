@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vtkernels._core import check
-from vtkernels.layers import Block, PatchEmbed, carry_positions
+from vtkernels.layers import Block, PatchEmbed, carry_positions, truncated_normal_linears
 from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
 from vtkernels.ops.class_attention.module import ClassAttention
@@ -107,11 +107,7 @@ class Cait(Isotropic):
         return int(self.config.width * self.config.mlp_ratio)
 
     def initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        truncated_normal_linears(self)
         for table in (self.pos_embed, self.cls_token):
             nn.init.trunc_normal_(table, std=0.02)
 

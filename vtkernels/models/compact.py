@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtkernels._core import check
-from vtkernels.layers import Attention, Block, PatchEmbed, carry_positions, linear_rates, sin_cos_positions
+from vtkernels.layers import Attention, Block, PatchEmbed, carry_positions, linear_rates, sin_cos_positions, truncated_normal_linears
 from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
 
@@ -130,19 +130,12 @@ class CompactTransformer(Isotropic):
             check.fail("CompactConfig", "kernel_size", "be odd", config.kernel_size, "the published models have 3 and 7")
 
     def initialise(self) -> None:
+        truncated_normal_linears(self)
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                self.initialise_linear(module)
-            elif isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
         if self.config.positions == "learned":
             nn.init.trunc_normal_(self.pos_embed, std=0.2)
-
-    @staticmethod
-    def initialise_linear(layer: nn.Linear) -> None:
-        nn.init.trunc_normal_(layer.weight, std=0.02)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
 
     @property
     def reduction(self) -> int:

@@ -56,13 +56,12 @@ class MobileNetV1(ConvNet):
         nn.init.uniform_(head.weight, -bound, bound)
         nn.init.zeros_(head.bias)
 
-    def _maps(self, x: Tensor) -> list[Tensor]:
-        x, maps = self.act(self.bn1(self.conv_stem(x))), []
-        for stage in self.blocks:
-            for block in stage:
-                x = self.run(block, x)
-            maps.append(x)
-        return maps
+    @property
+    def _stages(self) -> nn.ModuleList:
+        return self.blocks
+
+    def _stem(self, x: Tensor) -> Tensor:
+        return self.act(self.bn1(self.conv_stem(x)))
 
     @property
     def maps_info(self) -> list[MapInfo]:

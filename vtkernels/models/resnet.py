@@ -153,26 +153,21 @@ class ResNet(ConvNet):
         self.initialise()
 
     @property
-    def stages(self) -> list[nn.Sequential]:
+    def _stages(self) -> list[nn.Sequential]:
         return [self.get_submodule(f"layer{stage + 1}") for stage in range(len(self.config.depths))]
 
     def initialise(self) -> None:
         super().initialise()
         if self.config.zero_init_last:
-            for block in (block for stage in self.stages for block in stage):
+            for block in (block for stage in self._stages for block in stage):
                 conv, norm = block.last
                 nn.init.zeros_(conv.weight_g if self.config.norm == "mean" else norm.weight)
 
     def initialise_classifier(self, head: nn.Linear) -> None:
         head.reset_parameters()
 
-    def _maps(self, x: Tensor) -> list[Tensor]:
-        x, maps = self.maxpool(F.relu(self.bn1(self.conv1(x)))), []
-        for stage in self.stages:
-            for block in stage:
-                x = self.run(block, x)
-            maps.append(x)
-        return maps
+    def _stem(self, x: Tensor) -> Tensor:
+        return self.maxpool(F.relu(self.bn1(self.conv1(x))))
 
     @property
     def maps_info(self) -> list[MapInfo]:

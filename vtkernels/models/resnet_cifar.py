@@ -91,23 +91,18 @@ class CifarResNet(ConvNet):
         self.initialise()
 
     @property
-    def stages(self) -> list[nn.Sequential]:
+    def _stages(self) -> list[nn.Sequential]:
         return [self.layer1, self.layer2, self.layer3]
 
-    def _maps(self, x: Tensor) -> list[Tensor]:
-        x, maps = F.relu(self.bn1(self.conv1(x))), []
-        for stage in self.stages:
-            for block in stage:
-                x = self.run(block, x)
-            maps.append(x)
-        return maps
+    def _stem(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn1(self.conv1(x)))
 
     @property
     def maps_info(self) -> list[MapInfo]:
         return [MapInfo(width, 2**stage) for stage, width in enumerate(WIDTHS)]
 
     def group_prefixes(self) -> list[tuple[str, ...]]:
-        blocks = [(f"layer{stage + 1}.{index}",) for stage, layers in enumerate(self.stages) for index in range(len(layers))]
+        blocks = [(f"layer{stage + 1}.{index}",) for stage, layers in enumerate(self._stages) for index in range(len(layers))]
         return [("conv1", "bn1"), *blocks, ("fc",)]
 
 

@@ -87,27 +87,22 @@ class CifarResNeXt(ConvNet):
         self.initialise()
 
     @property
-    def stages(self) -> list[nn.Sequential]:
+    def _stages(self) -> list[nn.Sequential]:
         return [self.get_submodule(f"stage_{stage + 1}") for stage in range(3)]
 
     def initialise_classifier(self, head: nn.Linear) -> None:
         nn.init.kaiming_normal_(head.weight)
         nn.init.zeros_(head.bias)
 
-    def _maps(self, x: Tensor) -> list[Tensor]:
-        x, maps = F.relu(self.bn_1(self.conv_1_3x3(x))), []
-        for stage in self.stages:
-            for block in stage:
-                x = self.run(block, x)
-            maps.append(x)
-        return maps
+    def _stem(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn_1(self.conv_1_3x3(x)))
 
     @property
     def maps_info(self) -> list[MapInfo]:
         return [MapInfo(self.config.stage_channels(stage), 2**stage) for stage in range(3)]
 
     def group_prefixes(self) -> list[tuple[str, ...]]:
-        blocks = [(f"stage_{stage + 1}.{index}",) for stage, layers in enumerate(self.stages) for index in range(len(layers))]
+        blocks = [(f"stage_{stage + 1}.{index}",) for stage, layers in enumerate(self._stages) for index in range(len(layers))]
         return [("conv_1_3x3", "bn_1"), *blocks, ("classifier",)]
 
 

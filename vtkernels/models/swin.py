@@ -251,8 +251,8 @@ class SwinTransformer(Model):
 def _check(config: SwinConfig) -> None:
     if not config.depths or len(config.depths) != len(config.heads) or min(config.depths) < 1:
         check.fail("SwinConfig", "depths and heads", "give as many stages, each of one block or more", f"{config.depths} and {config.heads}")
-    if min(config.size) < 1 or config.patch_size < 1:
-        check.fail("SwinConfig", "img_size and patch_size", "be positive", f"{config.size} and {config.patch_size}")
+    if config.patch_size < 1:
+        check.fail("SwinConfig", "patch_size", "be positive", config.patch_size)
 
 
 def _next_stage(name: str) -> str:

@@ -23,7 +23,8 @@ from vtkernels.layers import (
     sin_cos_positions,
     truncated_normal_linears,
 )
-from vtkernels.models._base import Config, MapInfo, Model
+from vtkernels.models._base import Config
+from vtkernels.models._isotropic import Isotropic
 from vtkernels.models._registry import Info, Variant, register
 
 TOKENIZERS = ("performer", "transformer")
@@ -103,18 +104,17 @@ class TokensToToken(nn.Module):
             x = self.get_submodule(f"attention{index}")(tokens).transpose(1, 2).unflatten(2, grid)
 
 
-class T2TViT(Model):
-    fixed_size = True
+class T2TViT(Isotropic):
     prefix_tokens = 1
+    config: T2TViTConfig
+    embedding = ("tokens_to_token", "cls_token", "pos_embed")
 
     def __init__(self, config: T2TViTConfig):
         super().__init__(config)
-        _check(config)
         width = config.width
         self.tokens_to_token = TokensToToken(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        rows, columns = self.grid_size
-        self.pos_embed = nn.Parameter(sin_cos_positions(1 + rows * columns, width), requires_grad=False)
+        self.pos_embed = nn.Parameter(sin_cos_positions(1 + self.num_patches, width), requires_grad=False)
         self.pos_drop = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             Block(
@@ -131,6 +131,13 @@ class T2TViT(Model):
         self.head = self.new_classifier(width)
         self.initialise()
 
+    def check_patches(self) -> None:
+        _check(self.config)
+
+    @property
+    def reduction(self) -> int:
+        return math.prod(stride for _, stride, _ in self.config.splits)
+
     @property
     def grid_size(self) -> tuple[int, int]:
         size = self.config.size
@@ -146,47 +153,11 @@ class T2TViT(Model):
         x = self.run(self.tokens_to_token, x)
         return self.pos_drop(torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), 1) + self.pos_embed)
 
-    def _features(self, x: Tensor) -> Tensor:
-        x = self._embed(x)
-        for block in self.blocks:
-            x = self.run(block, x)
-        return self.norm(x)
-
     def _logits(self, features: Tensor) -> Tensor:
         return self.head(features[:, 0])
 
-    def _maps(self, x: Tensor) -> list[Tensor]:
-        x, maps = self._embed(x), []
-        for index, block in enumerate(self.blocks):
-            x = self.run(block, x)
-            if index in self._map_blocks:
-                maps.append(x[:, 1:].transpose(1, 2).unflatten(2, self.grid_size))
-        return maps
-
-    @property
-    def _map_blocks(self) -> tuple[int, ...]:
-        """The last block of each quarter of the depth."""
-        depth = self.config.depth
-        return tuple(sorted({(depth * quarter + 3) // 4 - 1 for quarter in range(1, 5)}))
-
-    @property
-    def maps_info(self) -> list[MapInfo]:
-        reduction = math.prod(stride for _, stride, _ in self.config.splits)
-        return [MapInfo(self.config.width, reduction)] * len(self._map_blocks)
-
-    def keep_maps_only(self) -> None:
-        super().keep_maps_only()
-        self.norm = nn.Identity()
-
     def no_weight_decay(self) -> set[str]:
         return {"cls_token", "pos_embed"}
-
-    def group_prefixes(self) -> list[tuple[str, ...]]:
-        blocks = [(f"blocks.{index}",) for index in range(self.config.depth)]
-        return [("tokens_to_token", "cls_token", "pos_embed"), *blocks, ("norm", "head")]
-
-    def grid(self, x: Tensor) -> tuple[int, int]:
-        return self.grid_size
 
     def sees_class_token(self, layer: str) -> bool:
         return layer.startswith("blocks.")

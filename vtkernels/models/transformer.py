@@ -137,6 +137,7 @@ class Transformer(nn.Module):
         width = config.width
         self.embedding = nn.Embedding(config.vocabulary, width)
         self.register_buffer("positions", sin_cos_positions(config.max_length, width), persistent=False)
+        self.register_load_state_dict_post_hook(_restore_positions)
         self.drop = nn.Dropout(config.dropout)
         sizes = (width, config.heads, config.hidden, config.activation, config.norm_eps)
         drops = (config.dropout, config.attention_dropout, config.attention_bias)
@@ -189,6 +190,11 @@ class Transformer(nn.Module):
 
     def resize_state(self, state: dict[str, Tensor]) -> Iterable[str]:
         return ()
+
+
+def _restore_positions(model: Transformer, _: object) -> None:
+    """No checkpoint holds the positions, and a model made on the meta device has them nowhere."""
+    model.positions = sin_cos_positions(model.config.max_length, model.config.width).to(model.embedding.weight)
 
 
 def visible_keys(model: str, like: Tensor, padding: Tensor | None) -> Tensor | None:

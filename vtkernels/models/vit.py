@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vtkernels._core import check
-from vtkernels.layers import Attention, Block, Mlp, PatchEmbed, carry_positions, lecun_normal, linear_rates
+from vtkernels.layers import Attention, Block, Mlp, PatchEmbed, carry_positions, lecun_normal, linear_rates, truncated_normal_linears
 from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
 from vtkernels.models._vit_names import canonical_names
@@ -120,9 +120,7 @@ class VisionTransformer(Isotropic):
             for table in self._tables():
                 nn.init.normal_(table)
         else:
-            for module in self.modules():
-                if isinstance(module, nn.Linear):
-                    _truncated_normal(module)
+            truncated_normal_linears(self)
             for table in self._tables():
                 nn.init.trunc_normal_(table, std=0.02)
             if self.config.init == "timm" and self.cls_token is not None:
@@ -158,7 +156,7 @@ class VisionTransformer(Isotropic):
         elif self.config.init == "xavier":
             xavier_normal(head)
         elif self.config.init != "torch":
-            _truncated_normal(head)
+            super().initialise_classifier(head)
 
     def _embed(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)
@@ -200,12 +198,6 @@ def xavier_normal(module: nn.Module) -> None:
             nn.init.xavier_normal_(layer.weight.flatten(1))
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-
-
-def _truncated_normal(layer: nn.Linear) -> None:
-    nn.init.trunc_normal_(layer.weight, std=0.02)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
 
 
 def _variant(parameters: int, gmacs: float | None, top1: float | None = None, **fields: object) -> Variant:

@@ -78,19 +78,14 @@ class WideResNet(ConvNet):
         return tuple(width * self.config.widen for width in WIDTHS)
 
     @property
-    def groups(self) -> list[nn.Sequential]:
+    def _stages(self) -> list[nn.Sequential]:
         return [self.get_submodule(f"block{group + 1}.layer") for group in range(3)]
 
     def _features(self, x: Tensor) -> Tensor:
         return F.relu(self.bn1(self._maps(x)[-1]))
 
-    def _maps(self, x: Tensor) -> list[Tensor]:
-        x, maps = self.conv1(x), []
-        for group in self.groups:
-            for block in group:
-                x = self.run(block, x)
-            maps.append(x)
-        return maps
+    def _stem(self, x: Tensor) -> Tensor:
+        return self.conv1(x)
 
     @property
     def maps_info(self) -> list[MapInfo]:
@@ -101,7 +96,7 @@ class WideResNet(ConvNet):
         self.bn1 = nn.Identity()
 
     def group_prefixes(self) -> list[tuple[str, ...]]:
-        blocks = [(f"block{group + 1}.layer.{index}",) for group, layers in enumerate(self.groups) for index in range(len(layers))]
+        blocks = [(f"block{group + 1}.layer.{index}",) for group, layers in enumerate(self._stages) for index in range(len(layers))]
         return [("conv1",), *blocks, ("bn1", "fc")]
 
 

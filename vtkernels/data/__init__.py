@@ -1,0 +1,32 @@
+"""Data: sets of the sources, loading, and everything that is done to a batch before the model sees it."""
+
+import importlib
+from typing import Any
+
+# name -> module, loaded when it is asked for: a name of a set needs neither torch's loader nor SciPy
+_LAZY_NAMES = {
+    "Corrupted": "corruptions",
+    "CorruptImage": "datasets",
+    "Cutout": "mix",
+    "Loader": "loader",
+    "Mixup": "mix",
+    "RandomErasing": "mix",
+    "corrupt": "corruptions",
+    "create_dataset": "datasets",
+    "create_loader": "loader",
+    "fgsm": "adversarial",
+    "list_datasets": "datasets",
+    "pgd": "adversarial",
+    "soft_targets": "mix",
+}
+_LAZY = ("adversarial", "corruptions", "datasets", "loader", "mix", "samplers")
+
+__all__ = [*sorted(_LAZY_NAMES), *sorted(_LAZY)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"vtkernels.data.{name}")
+    if name in _LAZY_NAMES:
+        return getattr(importlib.import_module(f"vtkernels.data.{_LAZY_NAMES[name]}"), name)
+    raise AttributeError(f"module 'vtkernels.data' has no attribute {name!r}")

@@ -197,7 +197,7 @@ def test_inputs_are_left_alone(op):
             assert all(torch.equal(inputs[name], value) for name, value in before.items()), f"{backend}, {case.name}"
 
 
-@representative_cases(DIFFERENTIABLE)
+@representative_cases([op for op in DIFFERENTIABLE if not OPS[op].twice])
 def test_double_backward_is_refused(op, backend, case):
     inputs = inputs_for(op, backend, case, "cpu")
     leaves = {name: value.detach().requires_grad_() for name, value in testing.differentiable(inputs).items()}
@@ -206,6 +206,34 @@ def test_double_backward_is_refused(op, backend, case):
     grad = torch.autograd.grad(output.square().sum(), next(iter(leaves.values())), create_graph=True)[0]
     with pytest.raises(NotImplementedError, match="double backward"):
         grad.sum().backward()
+
+
+@representative_cases([op for op in DIFFERENTIABLE if OPS[op].twice])
+def test_second_derivatives_are_those_of_the_reference(op, backend, case):
+    inputs = inputs_for(op, backend, case, "cpu")
+    seconds = []
+    for name in (backend, "reference"):
+        leaves = {key: value.detach().requires_grad_() for key, value in testing.differentiable(inputs).items()}
+        output = testing.outputs_of(OPS[op].public(**{**inputs, **leaves}, backend=name))["output"]
+        first = torch.autograd.grad(output.square().sum(), list(leaves.values()), create_graph=True)
+        seconds.append(torch.autograd.grad(sum(grad.square().sum() for grad in first), list(leaves.values())))
+    for ours, truth in zip(*seconds, strict=True):
+        torch.testing.assert_close(ours, truth, rtol=1e-3, atol=1e-3 * max(truth.abs().max().item(), 1) if truth.numel() else 0)
+
+
+@representative_cases_of_any_backend([op for op in DIFFERENTIABLE if OPS[op].twice])
+def test_second_derivatives_against_finite_differences(op, case):
+    inputs = testing.in_dtype(case.inputs(torch.float64), torch.float64)
+    tensors = testing.differentiable(inputs)
+    function = as_function(op, inputs, "reference")
+
+    def of_leaves(*values):
+        return testing.outputs_of(function(dict(zip(tensors, values, strict=True))))["output"]
+
+    leaves = tuple(value.detach().requires_grad_() for value in tensors.values())
+    if any(leaf.numel() == 0 for leaf in leaves):
+        pytest.skip("an empty input has no finite differences")
+    assert torch.autograd.gradgradcheck(of_leaves, leaves, fast_mode=True)
 
 
 @representative_cases_of_any_backend(DIFFERENTIABLE)

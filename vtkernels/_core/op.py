@@ -28,11 +28,13 @@ class Backend:
 class Op:
     """An op's backends, in order of preference, each as "module" or "module:attribute" (default BACKEND), imported when first asked.
 
-    An op that is not `differentiable` has a forward phase only; `mutates` names the arguments such an op writes to.
+    An op that is not `differentiable` has a forward phase only; `mutates` names the arguments such an op writes to. The gradients of
+    an op that is `twice` differentiable have gradients too.
     """
 
-    def __init__(self, name: str, backends: dict[str, str], *, differentiable: bool = True, mutates: tuple[str, ...] = ()):
+    def __init__(self, name: str, backends: dict[str, str], *, differentiable: bool = True, twice: bool = False, mutates: tuple[str, ...] = ()):
         self.name = name
+        self.twice = twice
         self.mutates = mutates
         self.phases = ("forward", "backward") if differentiable else ("forward",)
         self._modules = backends

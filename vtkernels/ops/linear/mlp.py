@@ -7,11 +7,12 @@ from torch import Tensor
 
 from vtkernels._core.op import Op, define, differentiable, refuse_double_backward
 from vtkernels._core.preference import Preference
+from vtkernels.ops.linear import reference
 from vtkernels.ops.linear.common import MlpCall, autocast
 from vtkernels.ops.linear.op import activation_name, check_input, check_layer, present, will_differentiate
 
 _HERE = "vtkernels.ops.linear"
-OP = Op("mlp", {"cpu": f"{_HERE}.native:MLP", "torch": f"{_HERE}.torch_blas:MLP", "reference": f"{_HERE}.reference:MLP"})
+OP = Op("mlp", {"cpu": f"{_HERE}.native:MLP", "torch": f"{_HERE}.torch_blas:MLP", "reference": f"{_HERE}.reference:MLP"}, twice=True)
 TUNER = Preference(OP, ("cpu", "torch"))
 
 
@@ -86,7 +87,11 @@ def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | Non
         return (None,) * 8
     *tensors, hidden = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad[:5])
-    grads = torch.ops.vtkernels.mlp_backward.default(grad, hidden, wanted, *tensors, *ctx.scalars)
+    if torch.is_grad_enabled():
+        # somebody will differentiate the gradients
+        grads = reference.mlp_backward_with_graph(MlpCall(*tensors, *ctx.scalars[:-1]), grad, wanted)
+    else:
+        grads = torch.ops.vtkernels.mlp_backward.default(grad, hidden, wanted, *tensors, *ctx.scalars)
     return *(gradient if want else None for gradient, want in zip(grads, wanted, strict=True)), None, None, None
 
 

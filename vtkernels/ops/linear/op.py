@@ -8,10 +8,11 @@ from torch import Tensor
 from vtkernels._core import check
 from vtkernels._core.op import Op, define, differentiable, refuse_double_backward
 from vtkernels._core.preference import Preference
+from vtkernels.ops.linear import reference
 from vtkernels.ops.linear.common import ACTIVATIONS, Call, autocast
 
 _HERE = "vtkernels.ops.linear"
-OP = Op("linear", {"cpu": f"{_HERE}.native:LINEAR", "torch": f"{_HERE}.torch_blas:LINEAR", "reference": f"{_HERE}.reference:LINEAR"})
+OP = Op("linear", {"cpu": f"{_HERE}.native:LINEAR", "torch": f"{_HERE}.torch_blas:LINEAR", "reference": f"{_HERE}.reference:LINEAR"}, twice=True)
 TUNER = Preference(OP, ("cpu", "torch"))
 
 
@@ -115,7 +116,11 @@ def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | Non
         return (None,) * 6
     *tensors, before = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad[:3])
-    grads = torch.ops.vtkernels.linear_backward.default(grad, before, wanted, *tensors, *ctx.scalars)
+    if torch.is_grad_enabled():
+        # somebody will differentiate the gradients
+        grads = reference.backward_with_graph(Call(*tensors, *ctx.scalars[:-1]), grad, wanted)
+    else:
+        grads = torch.ops.vtkernels.linear_backward.default(grad, before, wanted, *tensors, *ctx.scalars)
     return *(gradient if want else None for gradient, want in zip(grads, wanted, strict=True)), None, None, None
 
 

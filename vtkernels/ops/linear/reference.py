@@ -64,7 +64,15 @@ def forward(call: Call) -> tuple[Tensor, Tensor]:
 
 def backward(call: Call, grad: Tensor, before: Tensor, wanted: list[bool]) -> tuple[Tensor | None, ...]:
     """Gradients of x, weight and bias, None for those not wanted."""
-    call = _detached(call)
+    return _backward(_detached(call), grad, before, wanted)
+
+
+def backward_with_graph(call: Call, grad: Tensor, wanted: list[bool]) -> tuple[Tensor | None, ...]:
+    """The same, to be differentiated again."""
+    return _backward(call, grad, _product(call.x, call.weight, call.bias), wanted)
+
+
+def _backward(call: Call, grad: Tensor, before: Tensor, wanted: list[bool]) -> tuple[Tensor | None, ...]:
     grad = grad if call.activation == "none" else grad * slope(call.activation, before)
     return tuple(gradient if want else None for gradient, want in zip(_gradients(grad, call.x, call.weight), wanted, strict=True))
 
@@ -78,7 +86,14 @@ def mlp_forward(call: MlpCall) -> tuple[Tensor, Tensor]:
 
 def mlp_backward(call: MlpCall, grad: Tensor, hidden: Tensor, wanted: list[bool]) -> tuple[Tensor | None, ...]:
     """Gradients of x, the first weight and bias, the second weight and bias, None for those not wanted."""
-    call = _detached(call)
+    return _mlp_backward(_detached(call), grad, hidden, wanted)
+
+
+def mlp_backward_with_graph(call: MlpCall, grad: Tensor, wanted: list[bool]) -> tuple[Tensor | None, ...]:
+    return _mlp_backward(call, grad, _product(call.x, call.first, call.first_bias), wanted)
+
+
+def _mlp_backward(call: MlpCall, grad: Tensor, hidden: Tensor, wanted: list[bool]) -> tuple[Tensor | None, ...]:
     d_activated, *of_second = _gradients(grad, activate(call.activation, hidden), call.second)
     of_first = _gradients(d_activated * slope(call.activation, hidden), call.x, call.first)
     return tuple(gradient if want else None for gradient, want in zip((*of_first, *of_second), wanted, strict=True))

@@ -149,8 +149,13 @@ def test_a_pickle_leaves_numpys_types_alone():
         load_plain_pickle(data.replace(b"K\x03\x85", b"K\x09\x85"), "a file")
 
 
-def test_strings_of_python_2_are_read():
-    # {'data': 'ab'} by Python 2, where plain strings are bytes
+def test_pickles_of_python_2_are_read():
+    """As the published archives are: plain strings, which are bytes, in the data and in NumPy's own description of an array."""
+    dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x02K\x03\x86" + dtype + b"\x89U\x06abcdeftb"
+    for encoding, key in (("bytes", b"data"), ("latin1", "data")):
+        read = load_plain_pickle(b"\x80\x02}q\x00U\x04data" + array + b"s.", "a file", encoding)
+        np.testing.assert_array_equal(read[key], np.frombuffer(b"abcdef", np.uint8).reshape(2, 3))
     assert load_plain_pickle(b"\x80\x02}q\x00U\x04dataq\x01U\x02abq\x02s.", "a file") == {b"data": b"ab"}
 
 

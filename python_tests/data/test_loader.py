@@ -135,6 +135,9 @@ def test_shapes_of_batches(shapes):
     assert views.shape == (8, 3, 8, 8) and torch.equal(views[:4], images.float()) and len(targets) == 4
     stacked, _ = next(iter(create_loader(shapes, 4, transform=lambda image, seed: np.stack(two_views(image, seed)))))
     assert torch.equal(stacked, views)
+    pillow = pytest.importorskip("PIL.Image")
+    assert torch.equal(next(iter(create_loader(shapes, 4, transform=pillow.fromarray)))[0], images)
+    assert next(iter(create_loader(shapes, 4, transform=lambda image: pillow.fromarray(image).convert("L"))))[0].shape == (4, 1, 8, 8)
     detection = create_dataset("shapes", count=4, size=8, task="detection")
     _, targets = next(iter(create_loader(detection, 4)))
     assert len(targets) == 4 and targets[0]["boxes"].shape == (1, 4)

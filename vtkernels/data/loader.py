@@ -41,9 +41,9 @@ def create_loader(
 ) -> "Loader":
     """A loader of batches (images, targets).
 
-    Images become one tensor: uint8 arrays [H, W, C] a uint8 tensor [B, C, H, W], other arrays and tensors are stacked as they are. Where the
-    transform answers with several views of the image, a list or one array [V, C, H, W], the batch is [V * B, ...], all first views before
-    all second ones. Targets become one tensor, dictionaries a list.
+    Images become one tensor: uint8 arrays [H, W, C] and Pillow's images a uint8 tensor [B, C, H, W], other arrays and tensors are stacked as
+    they are. Where the transform answers with several views of the image, a list or one array [V, C, H, W], the batch is [V * B, ...], all
+    first views before all second ones. Targets become one tensor, dictionaries a list.
 
     Args:
         dataset: map-style, of pairs (image, target).
@@ -292,20 +292,22 @@ def _collate(samples: list[tuple[Any, Any] | _Failure]) -> _Collated:
     if not sound:
         return _Collated(None, None, corrupt)
     images, targets = zip(*sound, strict=True)
-    several = isinstance(images[0], (tuple, list)) or images[0].ndim == 4
+    several = isinstance(images[0], (tuple, list)) or getattr(images[0], "ndim", 3) == 4
     stacked = torch.cat([_stack(view) for view in zip(*images, strict=True)]) if several else _stack(images)
     return _Collated(stacked, _collated_targets(targets), corrupt)
 
 
 def _stack(images: tuple) -> Tensor:
+    images = [image if isinstance(image, Tensor) else np.asarray(image) for image in images]
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:
         fail("Loader", "images", "have one shape in a batch", sorted(shapes)[:4], "let the transform resize or crop")
     if isinstance(images[0], Tensor):
         return torch.stack(images)
     batch = torch.from_numpy(np.stack(images))
-    pixels = batch.dtype == torch.uint8 and batch.dim() == 4
-    return batch.permute(0, 3, 1, 2).contiguous() if pixels else batch
+    if batch.dtype != torch.uint8:
+        return batch
+    return batch.permute(0, 3, 1, 2).contiguous() if batch.dim() == 4 else batch[:, None]
 
 
 def _collated_targets(targets: tuple) -> Any:

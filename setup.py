@@ -1,8 +1,8 @@
-"""The native build: one library of kernels and one small extension of helpers, compiled by ninja. The rest is in pyproject.toml.
+"""The native build: one library of kernels and two small extensions, facts and image operations, compiled by ninja. The rest is in pyproject.toml.
 
 VTKERNELS_BUILD=auto  build what this machine can, say what was skipped and why, never fail an install (default)
 VTKERNELS_BUILD=none  pure Python
-VTKERNELS_BUILD=cpu   the CPU kernels, or fail; the helpers, which only inform, if Python's headers are there
+VTKERNELS_BUILD=cpu   the CPU kernels, or fail; the extensions if Python's headers are there
 VTKERNELS_BUILD=cuda  CPU and CUDA kernels, or fail
 """
 
@@ -10,7 +10,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -23,9 +22,9 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 CSRC, BUILD, PACKAGE = ROOT / "csrc", ROOT / "build" / "native", ROOT / "vtkernels"
-KERNELS, HELPERS = "_native.so", "_system" + sysconfig.get_config_var("EXT_SUFFIX")
+LIBRARIES = KERNELS, SYSTEM, IMGOPS = "_native.so", *(name + sysconfig.get_config_var("EXT_SUFFIX") for name in ("_system", "_imgops"))
 
-# every cpu*.cpp is compiled once for each; which one runs is decided at run time
+# every cpu*.cpp is compiled once for each that the compiler knows (elsewhere than on x86-64 just the first); which one runs is decided at run time
 AVX512 = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c"
 ISAS = {"portable": "", "avx2": "-mavx2 -mfma -mf16c", "avx512": AVX512, "avx512_bf16": f"{AVX512} -mavx512bf16"}
 FLAGS = "-std=c++20 -O3 -fPIC -fvisibility=hidden -fno-math-errno"
@@ -54,8 +53,6 @@ def compiler() -> str:
 
 
 def known_isas(cxx: str) -> dict[str, str]:
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return {"portable": ""}
     test = f"{cxx} -fsyntax-only -x c++ {os.devnull}"
     return {name: flags for name, flags in ISAS.items() if subprocess.run(f"{test} {flags}".split(), capture_output=True).returncode == 0}
 
@@ -71,7 +68,7 @@ def cuda_sources(mode: str) -> list[Path]:
 
 
 def link(target: str, cxx: str, units: list[tuple[str, Path, str]], libraries: str = "") -> None:
-    """Compile each (object, source, flags) that changed, in parallel, and link the objects."""
+    """Compile each (name, source, flags) that changed, in parallel, and link the objects."""
     installed("ninja")
     from ninja.ninja_syntax import Writer, escape_path
 
@@ -83,39 +80,44 @@ def link(target: str, cxx: str, units: list[tuple[str, Path, str]], libraries: s
         linker = "nvcc" if any(source.suffix == ".cu" for _, source, _ in units) else cxx
         graph.rule("link", f"{linker} -shared $in {libraries} -o $out", description="link $out")
         for name, source, flags in units:
-            graph.build(name, "nvcc" if source.suffix == ".cu" else "cxx", escape_path(str(source)), variables={"flags": flags})
-        graph.build(target, "link", [name for name, _, _ in units])
+            graph.build(f"{target}.parts/{name}.o", "nvcc" if source.suffix == ".cu" else "cxx", escape_path(str(source)), variables={"flags": flags})
+        graph.build(target, "link", [f"{target}.parts/{name}.o" for name, _, _ in units])
     subprocess.run([sys.executable, "-m", "ninja", f"-C{BUILD}", f"-f{target}.ninja", f"-j{os.environ.get('MAX_JOBS') or os.cpu_count()}"], check=True)
 
 
-def build_kernels(mode: str) -> None:
+def variants(once: list[Path], per_isa: list[Path], isas: dict[str, str], flags: str) -> list[tuple[str, Path, str]]:
+    """Units for `link`: some sources compiled once, knowing which instruction sets there are, and some for each set."""
+    units = [(path, "", " ".join(f"-DVTK_HAS_{name.upper()}" for name in isas)) for path in once]
+    # portable first: of an inline function that several units emit the linker keeps the first, which must run everywhere
+    units += [(path, f".{name}", f"-DVTK_ISA={name} {isa}") for name, isa in isas.items() for path in per_isa]
+    return [(f"{path.relative_to(CSRC)}{suffix}", path, f"{FLAGS} -I{shlex.quote(str(CSRC))} {flags} {more}") for path, suffix, more in units]
+
+
+def build_kernels(name: str, mode: str) -> None:
     torch, cxx, version = installed("torch"), compiler(), importlib.metadata.version("torch")
     if tuple(map(int, version.split(".")[:2])) < (2, 10):
         raise Skip(f"the kernels need torch 2.10 or newer, {version} is installed")
-    isas, cuda = known_isas(cxx), cuda_sources(mode)
-    common = f"{TORCH_FLAGS} -I{shlex.quote(str(torch / 'include'))} -I{shlex.quote(str(CSRC))}"
-    built = " ".join(f"-DVTK_HAS_{name.upper()}" for name in isas)
-    variants = [(path, "", built) for path in sorted({*CSRC.glob("common/*.cpp"), *CSRC.glob("*/register.cpp")})]
-    # portable first: of an inline function that several units emit the linker keeps the first, which must run everywhere
-    variants += [(path, f".{name}", f"-DVTK_ISA={name} {flags}") for name, flags in isas.items() for path in sorted(CSRC.glob("*/cpu*.cpp"))]
-    units = [(f"{path.relative_to(CSRC)}{suffix}.o", path, f"{FLAGS} {common} {flags}") for path, suffix, flags in variants]
-    units += [(f"{path.relative_to(CSRC)}.o", path, f"{CUDA_FLAGS} -DUSE_CUDA {common}") for path in cuda]
-    link(KERNELS, cxx, units, f"-L{shlex.quote(str(torch / 'lib'))} -ltorch_cpu")
+    flags, once = f"{TORCH_FLAGS} -I{shlex.quote(str(torch / 'include'))}", sorted({*CSRC.glob("common/*.cpp"), *CSRC.glob("*/register.cpp")})
+    units = variants(once, sorted(CSRC.glob("*/cpu*.cpp")), known_isas(cxx), flags)
+    units += [(str(path.relative_to(CSRC)), path, f"{CUDA_FLAGS} -DUSE_CUDA {flags} -I{shlex.quote(str(CSRC))}") for path in cuda_sources(mode)]
+    link(name, cxx, units, f"-L{shlex.quote(str(torch / 'lib'))} -ltorch_cpu")
 
 
-def build_helpers(mode: str) -> None:
-    cxx, python = compiler(), Path(sysconfig.get_path("include"))
+def build_extension(name: str, mode: str) -> None:
+    cxx, python, imgops, common = compiler(), Path(sysconfig.get_path("include")), CSRC / "imgops", CSRC / "common"
     if not (python / "Python.h").exists():
         raise Skip("Python's headers were not found; install python3-dev")
+    flags, isas = f"-I{shlex.quote(str(python))} -I{shlex.quote(str(installed('pybind11') / 'include'))}", known_isas(cxx)
+    if name == IMGOPS:
+        # a fused multiply-add rounds once where Pillow rounds twice
+        once, flags = [imgops / "bindings.cpp", common / "isa.cpp", common / "scratch.cpp"], f"-ffp-contract=off {flags}"
+        return link(name, cxx, variants(once, [imgops / "kernels.cpp"], isas, flags))
     torch = importlib.metadata.version("torch") if importlib.util.find_spec("torch") else None
-    commit = subprocess.getoutput("git rev-parse --short=12 HEAD 2>/dev/null") if (ROOT / ".git").exists() else None
-    facts = json.dumps(
-        {"compiler": subprocess.getoutput(f"{cxx} --version").partition("\n")[0], "flags": FLAGS, "isas": known_isas(cxx), "torch": torch, "commit": commit}
-    )
+    facts = {"compiler": subprocess.getoutput(f"{cxx} --version").partition("\n")[0], "flags": FLAGS, "isas": isas, "torch": torch}
+    facts["commit"] = subprocess.getoutput("git rev-parse --short=12 HEAD 2>/dev/null") if (ROOT / ".git").exists() else None
     # a unit of its own: a new commit recompiles these two lines, not the bindings
-    (generated := BUILD / "build_info.cpp").write_text(f'extern const char* const build_info;\nconst char* const build_info = R"json({facts})json";\n')
-    flags = f"{FLAGS} -I{shlex.quote(str(python))} -I{shlex.quote(str(installed('pybind11') / 'include'))}"
-    link(HELPERS, cxx, [("build_info.o", generated, flags), ("bindings.o", CSRC / "system" / "bindings.cpp", flags)])
+    (info := BUILD / "build_info.cpp").write_text(f'extern const char* const build_info;\nconst char* const build_info = R"json({json.dumps(facts)})json";\n')
+    link(name, cxx, [(path.stem, path, f"{FLAGS} {flags}") for path in (info, CSRC / "system" / "bindings.cpp")])
 
 
 class NativeBuild(build_ext):
@@ -125,25 +127,23 @@ class NativeBuild(build_ext):
         mode = os.environ.get("VTKERNELS_BUILD", "auto")
         if mode not in ("auto", "none", "cpu", "cuda"):
             raise SystemExit(f"VTKERNELS_BUILD must be auto, none, cpu or cuda, got {mode!r}")
-        folder = PACKAGE if self.inplace else Path(self.build_lib, "vtkernels")
-        for path in (folder, BUILD):
+        for path in (folder := PACKAGE if self.inplace else Path(self.build_lib, "vtkernels"), BUILD):
             path.mkdir(parents=True, exist_ok=True)
-        for name, build in ((KERNELS, build_kernels), (HELPERS, build_helpers)):
+        for name, build in zip(LIBRARIES, (build_kernels, build_extension, build_extension), strict=True):
             try:
                 if mode == "none":
                     raise Skip("VTKERNELS_BUILD=none")
-                build(mode)
+                build(name, mode)
                 # replaced, not written over: a running process may have the old one mapped
                 os.replace(shutil.copy2(BUILD / name, folder / f"{name}.new"), folder / name)
             except (Skip, OSError, subprocess.CalledProcessError) as reason:
                 (folder / name).unlink(missing_ok=True)
-                if mode in ("cpu", "cuda") and not (name == HELPERS and isinstance(reason, Skip)):
+                if mode in ("cpu", "cuda") and (name == KERNELS or not isinstance(reason, Skip)):
                     raise SystemExit(f"vtkernels: {name} cannot be built, and VTKERNELS_BUILD={mode} asks for it: {reason}") from reason
                 print(f"vtkernels: {name} skipped: {reason}", flush=True)
 
     def get_output_mapping(self) -> dict[str, str]:
-        names = [name for name in (KERNELS, HELPERS) if (PACKAGE / name).exists()] if self.inplace else []
-        return {str(Path(self.build_lib, "vtkernels", name)): str(PACKAGE / name) for name in names}
+        return {str(Path(self.build_lib, "vtkernels", name)): str(PACKAGE / name) for name in LIBRARIES if self.inplace and (PACKAGE / name).exists()}
 
 
 setup(ext_modules=[Extension("vtkernels._system", sources=[])], cmdclass={"build_ext": NativeBuild})

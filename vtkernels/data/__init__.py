@@ -19,7 +19,7 @@ _LAZY_NAMES = {
     "pgd": "adversarial",
     "soft_targets": "mix",
 }
-_LAZY = ("adversarial", "corruptions", "datasets", "loader", "mix", "samplers")
+_LAZY = ("adversarial", "augment", "corruptions", "datasets", "loader", "mix", "samplers")
 
 __all__ = [*sorted(_LAZY_NAMES), *sorted(_LAZY)]
 

@@ -13,6 +13,8 @@ using imgops::Step;
 
 // the pixels a bicubic sample may need beyond the edge
 constexpr int kBorder = 2;
+// of a Gaussian blur; the caller checks it
+constexpr int kMostRadius = 1000;
 
 // Memory of the operations on images of one size.
 struct Work {
@@ -21,7 +23,9 @@ struct Work {
   int64_t stride;
   double *xs, *ys;
   int32_t* offsets;
-  uint8_t* line;
+  // two rows with the reach of a blur at both ends, and a sum for each value of a row
+  uint8_t *line, *other_line;
+  uint32_t* sums;
 
   Work(Carver& carver, int height, int width) : stride(4 * (width + 2 * kBorder)) {
     const int longer = std::max(height, width);
@@ -29,7 +33,9 @@ struct Work {
     xs = carver.take<double>(longer);
     ys = carver.take<double>(longer);
     offsets = carver.take<int32_t>(longer);
-    line = carver.take<uint8_t>(6 * (size_t)longer + 64);
+    line = carver.take<uint8_t>(3 * ((size_t)width + 2 * kMostRadius + 4));
+    other_line = carver.take<uint8_t>(3 * ((size_t)width + 2 * kMostRadius + 4));
+    sums = carver.take<uint32_t>(3 * (size_t)width);
   }
 };
 
@@ -71,17 +77,36 @@ static void pad(const Image& in, const Work& work) {
 }
 
 // ---- one pixel, all channels at once -----------------------------------------------------------------------------------
-typedef uint8_t Bytes4 __attribute__((vector_size(4)));
 typedef int32_t Ints4 __attribute__((vector_size(16)));
 typedef double Doubles4 __attribute__((vector_size(32)));
 
+// The compilers' own conversions of four bytes go one by one.
 VTK_INLINE Ints4 load_pixel(const uint8_t* p) {
-  Bytes4 bytes;
-  std::memcpy(&bytes, p, 4);
-  return __builtin_convertvector(bytes, Ints4);
+  uint32_t word;
+  std::memcpy(&word, p, 4);
+#if defined(__AVX2__)
+  return (Ints4)_mm_cvtepu8_epi32(_mm_cvtsi32_si128((int)word));
+#else
+  return Ints4{(int32_t)(word & 255), (int32_t)(word >> 8 & 255), (int32_t)(word >> 16 & 255), (int32_t)(word >> 24)};
+#endif
 }
-VTK_INLINE Doubles4 doubles(Ints4 v) { return __builtin_convertvector(v, Doubles4); }
-VTK_INLINE Bytes4 bytes(Doubles4 v) { return __builtin_convertvector(__builtin_convertvector(v, Ints4), Bytes4); }
+VTK_INLINE Doubles4 doubles(Ints4 v) {
+#if defined(__AVX2__)
+  return (Doubles4)_mm256_cvtepi32_pd((__m128i)v);
+#else
+  return __builtin_convertvector(v, Doubles4);
+#endif
+}
+// of values within a byte, rounded towards 0
+VTK_INLINE uint32_t bytes(Doubles4 v) {
+#if defined(__AVX2__)
+  const __m128i lowest = _mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  return (uint32_t)_mm_cvtsi128_si32(_mm_shuffle_epi8(_mm256_cvttpd_epi32((__m256d)v), lowest));
+#else
+  const Ints4 i = __builtin_convertvector(v, Ints4);
+  return (uint32_t)i[0] | (uint32_t)i[1] << 8 | (uint32_t)i[2] << 16 | (uint32_t)i[3] << 24;
+#endif
+}
 
 VTK_INLINE Doubles4 linear(Ints4 a, Ints4 b, double t) { return doubles(a) + doubles(b - a) * t; }
 VTK_INLINE Doubles4 linear(Doubles4 a, Doubles4 b, double t) { return a + (b - a) * t; }
@@ -100,32 +125,57 @@ VTK_INLINE Doubles4 cubic(T a, T b, T c, T d, double t) {
 
 VTK_INLINE Doubles4 cubic_row(const uint8_t* p, double t) { return cubic(load_pixel(p - 4), load_pixel(p), load_pixel(p + 4), load_pixel(p + 8), t); }
 
-enum class Along { kX, kY, kBoth, kCubic };
-
-template <Along along>
-VTK_INLINE Bytes4 sample(const uint8_t* p, int64_t stride, double dx, double dy) {
-  if constexpr (along == Along::kX) return bytes(linear(load_pixel(p), load_pixel(p + 4), dx));
-  if constexpr (along == Along::kY) return bytes(linear(load_pixel(p), load_pixel(p + stride), dy));
-  if constexpr (along == Along::kBoth)
-    return bytes(linear(linear(load_pixel(p), load_pixel(p + 4), dx), linear(load_pixel(p + stride), load_pixel(p + stride + 4), dx), dy));
-  const Doubles4 v = cubic(cubic_row(p - stride, dx), cubic_row(p, dx), cubic_row(p + stride, dx), cubic_row(p + 2 * stride, dx), dy);
-  const Doubles4 least = Doubles4{}, most = 255.0 - Doubles4{};
-  const Doubles4 positive = v > least ? v : least;
-  return bytes(positive < most ? positive : most);
+VTK_INLINE Doubles4 within_byte(Doubles4 v) {
+#if defined(__AVX2__)
+  return (Doubles4)_mm256_min_pd(_mm256_max_pd((__m256d)v, _mm256_setzero_pd()), _mm256_set1_pd(255.0));
+#else
+  for (int c = 0; c < 4; ++c) v[c] = std::min(std::max(v[c], 0.0), 255.0);
+  return v;
+#endif
 }
 
-template <Along along>
+// the directions in which a sample lies between pixels: elsewhere interpolation would give the pixel itself
+enum class Along { kX, kY, kBoth };
+
+template <bool smoother, Along along>
+VTK_INLINE uint32_t sample(const uint8_t* p, int64_t stride, double dx, double dy) {
+  if constexpr (smoother) {
+    if constexpr (along == Along::kX) return bytes(within_byte(cubic_row(p, dx)));
+    if constexpr (along == Along::kY)
+      return bytes(within_byte(cubic(load_pixel(p - stride), load_pixel(p), load_pixel(p + stride), load_pixel(p + 2 * stride), dy)));
+    return bytes(within_byte(cubic(cubic_row(p - stride, dx), cubic_row(p, dx), cubic_row(p + stride, dx), cubic_row(p + 2 * stride, dx), dy)));
+  }
+  if constexpr (along == Along::kX) return bytes(linear(load_pixel(p), load_pixel(p + 4), dx));
+  if constexpr (along == Along::kY) return bytes(linear(load_pixel(p), load_pixel(p + stride), dy));
+  return bytes(linear(linear(load_pixel(p), load_pixel(p + 4), dx), linear(load_pixel(p + stride), load_pixel(p + stride + 4), dx), dy));
+}
+
+template <bool smoother, Along along>
 static void sample_row(const Work& work, uint8_t* to, int channels, int begin, int end) {
-  const uint8_t* origin = work.padded + kBorder * work.stride + 4 * kBorder;
+  const int64_t stride = work.stride;
+  const uint8_t* origin = work.padded + kBorder * stride + 4 * kBorder;
+  const int32_t* offsets = work.offsets;
+  const double *xs = work.xs, *ys = work.ys;
+  const auto at = [=](int x) { return sample<smoother, along>(origin + offsets[x], stride, xs[x], ys[x]); };
   if (channels == 1) {
-    for (int x = begin; x < end; ++x) to[x] = sample<along>(origin + work.offsets[x], work.stride, work.xs[x], work.ys[x])[0];
+    for (int x = begin; x < end; ++x) to[x] = (uint8_t)at(x);
     return;
   }
-  for (int x = begin; x < end; ++x) {
-    const Bytes4 pixel = sample<along>(origin + work.offsets[x], work.stride, work.xs[x], work.ys[x]);
+  for (int x = begin; x < end - 1; ++x) {
+    const uint32_t pixel = at(x);
     // the byte too many is overwritten by the next pixel
-    std::memcpy(to + 3 * x, &pixel, x + 1 < end ? 4 : 3);
+    std::memcpy(to + 3 * x, &pixel, 4);
   }
+  if (begin >= end) return;
+  const uint32_t last = at(end - 1);
+  std::memcpy(to + 3 * (end - 1), &last, 3);
+}
+
+template <bool smoother>
+VTK_INLINE void sample_row(const Work& work, uint8_t* to, int channels, int begin, int end, bool between_columns, bool between_rows) {
+  if (!between_rows) return sample_row<smoother, Along::kX>(work, to, channels, begin, end);
+  if (!between_columns) return sample_row<smoother, Along::kY>(work, to, channels, begin, end);
+  sample_row<smoother, Along::kBoth>(work, to, channels, begin, end);
 }
 
 // the whole part, rounded down, of a coordinate that is then left with its fraction
@@ -136,41 +186,41 @@ VTK_INLINE int32_t split(double& coordinate) {
   return whole;
 }
 
-static void affine_smooth(const Image& in, const Image& out, const double* a, bool cubic, const uint8_t* fill, const Work& work) {
+static void affine_smooth(const Image& in, const Image& out, const double* a, bool smoother, const uint8_t* fill, const Work& work) {
   const int height = in.height, width = in.width, channels = in.channels;
   pad(in, work);
+  double* __restrict xs = work.xs, * __restrict ys = work.ys;
+  int32_t* __restrict offsets = work.offsets;
+  const int32_t stride = (int32_t)work.stride;
+  const double ax = a[0], ay = a[3], a2 = a[2], a5 = a[5];
   for (int y = 0; y < height; ++y) {
-    const double yc = y + 0.5;
+    const double yc = y + 0.5, down_x = a[1] * yc, down_y = a[4] * yc;
     for (int x = 0; x < width; ++x) {
       const double xc = x + 0.5;
-      work.xs[x] = a[0] * xc + a[1] * yc + a[2];
-      work.ys[x] = a[3] * xc + a[4] * yc + a[5];
+      xs[x] = ax * xc + down_x + a2;
+      ys[x] = ay * xc + down_y + a5;
     }
     // coordinates are monotonic along a row, rounding included: what lies inside is one interval
-    const auto inside = [&](int x) { return work.xs[x] >= 0 && work.xs[x] < width && work.ys[x] >= 0 && work.ys[x] < height; };
+    const auto inside = [=](int x) { return xs[x] >= 0 && xs[x] < width && ys[x] >= 0 && ys[x] < height; };
     int begin = 0, end = width;
     while (begin < end && !inside(begin)) ++begin;
     while (end > begin && !inside(end - 1)) --end;
-    double any_dx = 0, any_dy = 0;
+    int64_t any_dx = 0, any_dy = 0;
     for (int x = begin; x < end; ++x) {
-      double u = work.xs[x] - 0.5, v = work.ys[x] - 0.5;
+      double u = xs[x] - 0.5, v = ys[x] - 0.5;
       const int32_t column = split(u), row = split(v);
-      work.xs[x] = u;
-      work.ys[x] = v;
-      any_dx = std::max(any_dx, u);
-      any_dy = std::max(any_dy, v);
-      work.offsets[x] = row * (int32_t)work.stride + 4 * column;
+      xs[x] = u;
+      ys[x] = v;
+      any_dx |= u != 0 ? 1 : 0;
+      any_dy |= v != 0 ? 1 : 0;
+      offsets[x] = row * stride + 4 * column;
     }
     uint8_t* to = out.at(y);
     fill_pixels(to, begin, channels, fill);
-    if (cubic)
-      sample_row<Along::kCubic>(work, to, channels, begin, end);
-    else if (any_dy == 0)
-      sample_row<Along::kX>(work, to, channels, begin, end);
-    else if (any_dx == 0)
-      sample_row<Along::kY>(work, to, channels, begin, end);
+    if (smoother)
+      sample_row<true>(work, to, channels, begin, end, any_dx != 0, any_dy != 0);
     else
-      sample_row<Along::kBoth>(work, to, channels, begin, end);
+      sample_row<false>(work, to, channels, begin, end, any_dx != 0, any_dy != 0);
     fill_pixels(to + (int64_t)end * channels, width - end, channels, fill);
   }
 }
@@ -178,20 +228,30 @@ static void affine_smooth(const Image& in, const Image& out, const double* a, bo
 // The pixel a coordinate lies in; -1 for all below 0.
 VTK_INLINE int nearest(double coordinate) { return coordinate < 0 ? -1 : coordinate < 2147483647.0 ? (int)coordinate : 2147483647; }
 
-// f(x, y of out) gives x, y of in
-template <class F>
-VTK_INLINE void pick_pixels(const Image& in, const Image& out, const uint8_t* fill, F f) {
-  for (int y = 0; y < out.height; ++y)
-    for (int x = 0; x < out.width; ++x) {
-      const auto [column, row] = f(x, y);
-      const bool inside = (uint32_t)column < (uint32_t)in.width && (uint32_t)row < (uint32_t)in.height;
-      std::memcpy(out.at(y) + (int64_t)x * in.channels, inside ? in.at(row) + (int64_t)column * in.channels : fill, in.channels);
-    }
-}
-
 struct Position {
   int column, row;
 };
+
+// f(x, y of out) gives the position in `in`
+template <int channels, class F>
+VTK_INLINE void pick_pixels_of(const Image& in, const Image& out, const uint8_t* fill, F f) {
+  for (int y = 0; y < out.height; ++y) {
+    uint8_t* to = out.at(y);
+    for (int x = 0; x < out.width; ++x) {
+      const Position from = f(x, y);
+      const bool inside = (uint32_t)from.column < (uint32_t)in.width && (uint32_t)from.row < (uint32_t)in.height;
+      std::memcpy(to + (int64_t)x * channels, inside ? in.at(from.row) + (int64_t)from.column * channels : fill, channels);
+    }
+  }
+}
+
+template <class F>
+VTK_INLINE void pick_pixels(const Image& in, const Image& out, const uint8_t* fill, F f) {
+  if (in.channels == 1)
+    pick_pixels_of<1>(in, out, fill, f);
+  else
+    pick_pixels_of<3>(in, out, fill, f);
+}
 
 // `columns` and `rows` hold a number for each of out's; sums, not products, as rounding shows in the pixels
 static void scale_nearest(const Image& in, const Image& out, double scale_x, double from_x, double scale_y, double from_y, const uint8_t* fill, int* columns,
@@ -286,15 +346,9 @@ static void cutout(const Image& in, const Image& out, const double* box, const u
   for (int y = top; y < bottom; ++y) fill_pixels(out.at(y) + (int64_t)left * in.channels, right - left, in.channels, fill);
 }
 
-static void flip(const Image& in, const Image& out, const Work& work) {
-  const int channels = in.channels, last = in.width - 1;
-  for (int y = 0; y < in.height; ++y) {
-    const uint8_t* from = in.at(y);
-    uint8_t* to = out.at(y);
-    std::memcpy(work.line, from, in.row_bytes());
-    for (int x = 0; x <= last; ++x)
-      for (int c = 0; c < channels; ++c) to[(int64_t)x * channels + c] = work.line[(int64_t)(last - x) * channels + c];
-  }
+static void flip(const Image& given, const Image& out, const Work& work) {
+  const Image in = given.pixels == out.pixels ? plain_copy(given, work) : given;
+  pick_pixels(in, out, nullptr, [=](int x, int y) { return Position{in.width - 1 - x, y}; });
 }
 
 }  // namespace vtk::VTK_ISA

@@ -79,24 +79,34 @@ static void look_up_rows(const Image& in, const Image& out, const Tables& tables
   });
 }
 
+typedef uint8_t Bytes64 __attribute__((vector_size(64)));
+
 static void autocontrast(const Image& in, const Image& out) {
-  // a whole number of pixels and of vectors
-  constexpr int kBlock = 192;
+  // three vectors are a whole number of pixels
+  constexpr int kBlock = 3 * sizeof(Bytes64);
   alignas(64) uint8_t low[kBlock], high[kBlock];
   std::memset(low, 255, kBlock);
   std::memset(high, 0, kBlock);
+  Bytes64 lows[3], highs[3];
+  std::memcpy(lows, low, kBlock);
+  std::memcpy(highs, high, kBlock);
   each_row(in, out, [&](const uint8_t* from, uint8_t*, int64_t bytes) {
     int64_t i = 0;
-    for (; i + kBlock <= bytes; i += kBlock)
-      for (int j = 0; j < kBlock; ++j) {
-        low[j] = std::min(low[j], from[i + j]);
-        high[j] = std::max(high[j], from[i + j]);
+    for (; i + kBlock <= bytes; i += kBlock) VTK_UNROLL for (int v = 0; v < 3; ++v) {
+        Bytes64 values;
+        std::memcpy(&values, from + i + 64 * v, 64);
+        lows[v] = values < lows[v] ? values : lows[v];
+        highs[v] = values > highs[v] ? values : highs[v];
       }
-    for (int j = 0, rest = (int)std::min<int64_t>(bytes - i, kBlock); j < rest; ++j) {
+    for (int j = 0, rest = (int)(bytes - i); j < std::min(rest, kBlock); ++j) {
       low[j] = std::min(low[j], from[i + j]);
       high[j] = std::max(high[j], from[i + j]);
     }
   });
+  for (int j = 0; j < kBlock; ++j) {
+    low[j] = std::min(low[j], ((const uint8_t*)lows)[j]);
+    high[j] = std::max(high[j], ((const uint8_t*)highs)[j]);
+  }
   Tables tables;
   for (int c = 0; c < std::min(in.channels, 3); ++c) {
     int lowest = 255, highest = 0;

@@ -139,7 +139,7 @@ static void resize(const Image& in, const Image& out, Filter filter, Carver& car
 }
 
 // ---- blurring -----------------------------------------------------------------------------------------------------------
-// A box whose outermost pixels count in part, over a line of single values.
+// A running mean whose outermost pixels count in part.
 struct Box {
   int radius;
   uint32_t inner, outer;
@@ -156,34 +156,74 @@ struct Box {
     outer = ((1 << 24) - (radius * 2 + 1) * inner) / 2;
   }
 
-  void run(const uint8_t* from, uint8_t* to, int length) const {
-    const int last = length - 1;
-    const auto at = [&](int i) { return (uint32_t)from[std::clamp(i, 0, last)]; };
-    uint32_t sum = 0;
-    for (int i = -radius - 1; i < radius; ++i) sum += at(i);
-    for (int i = 0; i < length; ++i) {
-      sum += at(i + radius) - at(i - radius - 1);
-      to[i] = (uint8_t)((sum * inner + (at(i - radius - 1) + at(i + radius + 1)) * outer + (1 << 23)) >> 24);
+  uint8_t mean(uint32_t sum, uint32_t outermost) const { return (uint8_t)((sum * inner + outermost * outer + (1 << 23)) >> 24); }
+
+  // along a line that can be read `radius` + 1 pixels beyond both its ends
+  template <int channels>
+  void across(const uint8_t* from, uint8_t* to, int length) const {
+    const int64_t reach = (int64_t)radius * channels;
+    uint32_t sum[channels] = {};
+    for (int64_t i = -reach - channels; i < reach; i += channels)
+      for (int c = 0; c < channels; ++c) sum[c] += from[i + c];
+    for (int64_t i = 0; i < (int64_t)length * channels; i += channels)
+      for (int c = 0; c < channels; ++c) {
+        const uint8_t *leaving = from + i + c - reach - channels, *entering = from + i + c + reach;
+        sum[c] += *entering - *leaving;
+        to[i + c] = mean(sum[c], *leaving + entering[channels]);
+      }
+  }
+
+  // along all columns; the edges repeat
+  void down(const Image& from, const Image& to, uint32_t* __restrict sums) const {
+    const int64_t bytes = from.row_bytes();
+    const auto row = [&](int y) { return from.at(std::clamp(y, 0, from.height - 1)); };
+    for (int64_t i = 0; i < bytes; ++i) sums[i] = 0;
+    for (int y = -radius - 1; y < radius; ++y) {
+      const uint8_t* values = row(y);
+      for (int64_t i = 0; i < bytes; ++i) sums[i] += values[i];
+    }
+    for (int y = 0; y < from.height; ++y) {
+      const uint8_t *leaving = row(y - radius - 1), *entering = row(y + radius), *next = row(y + radius + 1);
+      uint8_t* __restrict result = to.at(y);
+      for (int64_t i = 0; i < bytes; ++i) {
+        sums[i] += entering[i] - leaving[i];
+        result[i] = mean(sums[i], leaving[i] + next[i]);
+      }
     }
   }
 };
 
-static void gaussian_blur(const Image& in, const Image& out, float radius, const Work& work) {
-  copy_image(in, out);
-  if (radius == 0) return;
-  const Box box(radius);
-  uint8_t *line = work.line, *other = work.line + std::max(in.height, in.width);
-  // three passes along a line of one channel, `step` bytes from value to value
-  const auto blur = [&](uint8_t* pixels, int length, int64_t step) {
-    for (int i = 0; i < length; ++i) line[i] = pixels[i * step];
-    box.run(line, other, length);
-    box.run(other, line, length);
-    box.run(line, other, length);
-    for (int i = 0; i < length; ++i) pixels[i * step] = other[i];
+template <int channels>
+static void blur_rows(const Image& in, const Image& out, const Box& box, const Work& work) {
+  const int64_t margin = (int64_t)(box.radius + 1) * channels, bytes = in.row_bytes();
+  const auto repeat_edges = [=](uint8_t* line) {
+    for (int64_t i = 0; i < margin; ++i) {
+      line[i] = line[margin + i % channels];
+      line[margin + bytes + i] = line[margin + bytes - channels + i % channels];
+    }
   };
-  for (int y = 0; y < in.height; ++y)
-    for (int c = 0; c < in.channels; ++c) blur(out.at(y) + c, in.width, in.channels);
-  for (int64_t i = 0; i < in.row_bytes(); ++i) blur(out.pixels + i, in.height, out.row);
+  for (int y = 0; y < in.height; ++y) {
+    std::memcpy(work.line + margin, in.at(y), bytes);
+    repeat_edges(work.line);
+    box.across<channels>(work.line + margin, work.other_line + margin, in.width);
+    repeat_edges(work.other_line);
+    box.across<channels>(work.other_line + margin, work.line + margin, in.width);
+    repeat_edges(work.line);
+    box.across<channels>(work.line + margin, out.at(y), in.width);
+  }
+}
+
+static void gaussian_blur(const Image& in, const Image& out, float radius, const Work& work) {
+  if (radius == 0) return copy_image(in, out);
+  const Box box(radius);
+  const Image other{work.padded, in.row_bytes(), in.height, in.width, in.channels};
+  if (in.channels == 1)
+    blur_rows<1>(in, other, box, work);
+  else
+    blur_rows<3>(in, other, box, work);
+  box.down(other, out, work.sums);
+  box.down(out, other, work.sums);
+  box.down(other, out, work.sums);
 }
 
 }  // namespace vtk::VTK_ISA

@@ -50,7 +50,7 @@ POINT = {
     "contrast": factor,
     "brightness": factor,
     "sharpness": factor,
-    "gaussian_blur": number(0, 0.1, 0.5, 1, 2, low=0, high=20),
+    "gaussian_blur": number(0, 0.1, 0.5, 1, 2, 300, 1000, low=0, high=20),
     "cutout": lambda rng: [rng.randrange(-20, 90) for _ in range(2)] + [90, 90],
 }
 GEOMETRIC = {

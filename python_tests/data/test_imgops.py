@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,7 @@ IMAGE = np.zeros((4, 5, 3), np.uint8)
         (lambda: augment.apply(IMAGE.transpose(2, 0, 1), []), r"shape \[H, W, 3\] or \[H, W\], got \[3, 4, 5\]; try image.transpose"),
         (lambda: augment.apply(np.zeros((4, 5, 4), np.uint8), []), r"got \[4, 5, 4\]"),
         (lambda: augment.apply(IMAGE[:0], []), r"have pixels, got \[0, 5, 3\]"),
+        (lambda: augment.apply(peer("PIL.Image").new("P", (4, 4)), []), "mode RGB or L, got P; try image.convert"),
         (lambda: augment.apply(IMAGE, [("blur", 1)]), "one of autocontrast, .*got 'blur'"),
         (lambda: augment.apply(IMAGE, [("posterize", 9)]), "0 to 8 bits, got 9"),
         (lambda: augment.apply(IMAGE, [("color",)]), r"1 finite numbers, got \[\]"),
@@ -197,6 +199,16 @@ IMAGE = np.zeros((4, 5, 3), np.uint8)
 def test_bad_input_is_told(call, words):
     with pytest.raises((ValueError, TypeError), match=words):
         call()
+
+
+def test_threads_do_not_disturb_each_other():
+    rng = random.Random(0)
+    every = POINT | GEOMETRIC
+    calls = [(random_image(rng), [step for name in rng.choices(list(every), k=4) for step in steps_of(name, every[name], rng)]) for _ in range(200)]
+    alone = [augment.apply(*call) for call in calls]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda call: augment.apply(*call), calls))
+    assert all((one == other).all() for one, other in zip(alone, together, strict=True))
 
 
 def test_without_the_extension():

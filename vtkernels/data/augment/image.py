@@ -111,6 +111,9 @@ def normalize(
 
 def to_array(what: str, image: Any) -> np.ndarray:
     """A uint8 array the extension can read: rows may lie apart, pixels may not."""
+    mode = getattr(image, "mode", "RGB")
+    if mode not in ("RGB", "L"):
+        fail(what, "a Pillow image", "be of mode RGB or L", mode, "try image.convert('RGB')")
     array = image if isinstance(image, np.ndarray) else np.asarray(image)
     if array.dtype != np.uint8:
         fail(what, "the image", "have dtype uint8", array.dtype, "try (image * 255).round().astype(np.uint8) for floats in [0, 1]", TypeError)

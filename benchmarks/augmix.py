@@ -9,6 +9,8 @@ draws its own random numbers; a call makes as many copies as average over operat
 """
 
 import argparse
+import importlib.metadata
+import importlib.util
 import sys
 import time
 from collections.abc import Callable
@@ -104,6 +106,8 @@ def main() -> None:
     started = time.perf_counter()
     environment = report.environment("cpu")
     environment["imgops"] = imgops().isa()
+    packages = [package for package in ("pillow", "torchvision", "timm") if importlib.util.find_spec("PIL" if package == "pillow" else package)]
+    environment["versions"] |= {package: importlib.metadata.version(package) for package in packages}
     result = {"benchmark": "augmix", "device": "cpu", "environment": environment, "plan": vars(plan) | {"watching": timing.can_watch()}, "rows": []}
     print(f"augmentation on {environment['device']}, one thread; image operations: {environment['imgops']}", flush=True)
     for task, side, copies in ROWS:

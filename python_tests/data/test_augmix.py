@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from images import pillow, random_image, require_imgops
 
+import vtkernels as vt
 from vtkernels.data import augment
 from vtkernels.data.augment import AugMix
 from vtkernels.data.augment.augmix import ALL_OPS, OPS
@@ -104,6 +105,14 @@ def test_the_seed_alone_decides():
     assert augmix.draw(-1, 8, 8) == augmix.draw(2**64 - 1, 8, 8)
     seeds = {augment.sample_seed(seed, epoch, index) for seed in (0, 1) for epoch in range(20) for index in range(500)}
     assert len(seeds) == 2 * 20 * 500
+
+
+def test_a_loader_gives_the_same_whatever_the_workers():
+    shapes = vt.data.create_dataset("shapes", "train")
+    for transform, expected in ((AugMix(), np.float32), (AugMix().views, np.float32), (augment.RandAugment(), np.uint8)):
+        batches = [next(iter(vt.data.create_loader(shapes, 8, train=True, workers=workers, transform=transform)))[0] for workers in (0, 2)]
+        assert batches[0].numpy().dtype == expected
+        assert (batches[0] == batches[1]).all()
 
 
 def test_streams_are_philox():

@@ -20,8 +20,8 @@ import numpy as np
 import report
 import timing
 import torch
-from attn import RESULTS, ratio
 from attn_problem import Wrong
+from command import RESULTS, ratio
 from peers.augmix import MEAN, PEERS, RAND_CONFIG, SEVERITY, STD, WIDTH
 from peers.window_attention import Unavailable
 from PIL import Image

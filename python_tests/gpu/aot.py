@@ -69,6 +69,8 @@ class MachineCode:
     loop: int  # instructions of the loop that holds the products
     loop_spills: int  # local-memory accesses in it
     products: int  # tensor-core instructions in it
+    warps: int
+    exponentials: int  # that the block computes in the loop's body, which may hold several iterations
     opcodes: frozenset[str]
 
     def has(self, pattern: str) -> bool:
@@ -122,6 +124,8 @@ def read(kernel: Any, arch: int) -> MachineCode:
         loop=len(body),
         loop_spills=sum(bool(_LOCAL.match(opcode)) for opcode in body),
         products=sum(bool(_TENSOR_CORE.match(opcode)) for opcode in body),
+        warps=warps,
+        exponentials=body.count("MUFU.EX2") * 32 * warps,
         opcodes=frozenset(opcode for opcode, _ in instructions),
     )
 

@@ -25,6 +25,15 @@ ARCHITECTURES = (80, 90, 100)
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a kernel of window attention does for one window and head, which tells instructions from a loop's length."""
+
+    iterations: int  # of the loop that holds the products
+    exponentials: int  # of one iteration, where pipelining may put several into the loop's body
+    moved: int  # bytes that must come from memory or go there, in the whole phase
+
+
+@dataclass(frozen=True)
 class Case:
     name: str
     arch: int
@@ -34,6 +43,7 @@ class Case:
     products: bool = True  # whether there is anything to multiply on tensor cores
     wide_rows: bool = True  # whether they can be the newest ones, which want 64 rows
     stores_rows: bool = True  # or only sums
+    work: Work | None = None
 
 
 def cases() -> Iterator[Case]:
@@ -52,17 +62,26 @@ def _window_attention() -> Iterator[Case]:
         for arch in ARCHITECTURES:
             quick = dtype == torch.bfloat16 or arch == 90
             yield from _of(name, arch, window_call(dtype), quick=quick, strict=half)
+    for window, size in ((12, 96), (16, 64), (24, 48)):
+        for dtype in (torch.bfloat16, torch.float16, torch.float32):
+            name, half = f"{str(dtype).removeprefix('torch.')} {window}x{window} d32", dtype != torch.float32
+            for arch in ARCHITECTURES if dtype == torch.bfloat16 or window == 12 and not half else (90,):
+                quick = arch == 90 and dtype == torch.bfloat16 and window == 12
+                yield from _of(name, arch, window_call(dtype, window, size=size), quick=quick, strict=half)
     for arch in ARCHITECTURES:
+        yield from _of("bfloat16 16x16 d32 cosine", arch, window_call(torch.bfloat16, window=16, size=64, cosine=True), strict=True)
+        # the normalised rows and the drawn words take more registers than whole rows of scores leave
+        yield from _of("bfloat16 8x8 d32 cosine", arch, window_call(torch.bfloat16, window=8, size=64, cosine=True), strict=False)
+        yield from _of("bfloat16 7x7 d32 dropout", arch, window_call(torch.bfloat16, dropout_p=0.1), strict=False)
+        yield from _of("bfloat16 16x16 d32 dropout", arch, window_call(torch.bfloat16, window=16, size=64, dropout_p=0.1), strict=True)
         yield from _of("bfloat16 8x8 d32", arch, window_call(torch.bfloat16, window=8, size=64), strict=True)
         yield from _of("bfloat16 7x7 d32 padded", arch, window_call(torch.bfloat16, size=50, qkv_bias=True), strict=False)
         yield from _of("bfloat16 7x7 d32 dense", arch, window_call(torch.bfloat16, bias="dense"), strict=True)
-        yield from _of("bfloat16 12x12 d32", arch, window_call(torch.bfloat16, window=12, size=96), strict=False)
-    yield from _of("bfloat16 24x24 d32 cosine", 90, window_call(torch.bfloat16, window=24, size=48, cosine=True), strict=False)
-    yield from _of("float32 12x12 d32", 90, window_call(torch.float32, window=12, size=96), strict=False)
     yield from _of("bfloat16 4x4 d32", 90, window_call(torch.bfloat16, window=4), strict=False)
     yield from _of("bfloat16 7x7 d16", 90, window_call(torch.bfloat16, head_dim=16), strict=False)
     yield from _of("bfloat16 7x7 d64", 90, window_call(torch.bfloat16, head_dim=64), strict=False)
-    yield from _of("bfloat16 8x8 d32 cosine", 90, window_call(torch.bfloat16, window=8, size=64, cosine=True), strict=False)
+    yield from _of("bfloat16 24x24 d32 cosine", 90, window_call(torch.bfloat16, window=24, size=48, cosine=True), strict=True)
+    yield from _of("bfloat16 12x12 d64", 90, window_call(torch.bfloat16, window=12, head_dim=64, size=96), strict=True)
 
 
 def window_call(
@@ -75,6 +94,7 @@ def window_call(
     qkv_bias: bool = False,
     heads: int = 4,
     batch: int = 128,
+    dropout_p: float = 0.0,
 ) -> Call:
     """A call of Swin-B's first stage, or a variation of it, on tensors without memory."""
 
@@ -94,7 +114,7 @@ def window_call(
         scale=head_dim**-0.5,
         mask_padding=False,
         shift_first=False,
-        dropout_p=0.0,
+        dropout_p=dropout_p,
         seed=0,
     )
 
@@ -113,7 +133,22 @@ def _of(name: str, arch: int, call: Call, strict: bool, quick: bool = False) -> 
     for build in launches(call):
         kernel = build.kernel.__name__.removeprefix("_").removeprefix("window_attention_").removesuffix("_kernel")
         if kernel != "fold_bias":
-            yield Case(f"{kernel} {name} sm_{arch}", arch, build, quick, strict)
+            wide_rows = build.arguments.get("ROWS", 64) == 64
+            # rows of 144 scores take what registers there are, and on sm_100 a few more
+            held = strict and not (kernel == "rows_fwd" and arch == 100)
+            yield Case(f"{kernel} {name} sm_{arch}", arch, build, quick, held, wide_rows=wide_rows, work=_work(kernel, call, build.arguments))
+
+
+def _work(kernel: str, call: Call, arguments: dict) -> Work:
+    bytes_of_row = call.head_dim * call.qkv.element_size()
+    # the forward reads q, k and v and writes the output; the backward reads these and its gradient, and writes three
+    moved = (4 if kernel.endswith("fwd") else 7) * call.tokens * bytes_of_row
+    if "BLOCK_N" in arguments:
+        return Work(1, arguments["BLOCK_N"] ** 2, moved)
+    row_tiles, column_tiles = (-(-call.tokens // arguments[edge]) for edge in ("ROWS", "COLUMNS"))
+    if "REST" in arguments:
+        return Work(row_tiles, arguments["ROWS"] * (arguments["COLUMNS"] + arguments["REST"]), moved)
+    return Work(row_tiles * column_tiles, 0, moved)
 
 
 def _talking_heads() -> Iterator[Case]:

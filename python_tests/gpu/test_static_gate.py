@@ -7,8 +7,10 @@ import pytest
 pytest.importorskip("triton", reason="the static gate compiles with triton, which is not installed")
 
 import torch
+import triton
+import triton.language as tl
 
-from python_tests.gpu import gate
+from python_tests.gpu import aot, gate
 from python_tests.gpu.kernels import Case, cases, launches, sam_launches, window_call
 from vtkernels.ops.window_attention.triton import Plan
 
@@ -45,6 +47,26 @@ def test_narrow_accesses_are_caught():
     case = Case("sam_perturb float32 sm_90", 90, build, quick=True, strict=True, products=False)
     wrong = gate.breaches(case, build.compile(90), gate.load())
     assert any("no 16-byte global loads" in sentence for sentence in wrong) and any("stores" in sentence for sentence in wrong), wrong
+
+
+def test_tiles_too_wide_for_the_registers_are_caught():
+    build = next(build for build in launches(window_call(torch.bfloat16, window=16, size=64, cosine=True)) if "bwd_key" in build.kernel.__name__)
+    build.arguments["COLUMNS"] = 128
+    case = Case("large_bwd_key bfloat16 16x16 d32 cosine sm_90", 90, build, quick=True, strict=True)
+    wrong = gate.breaches(case, build.compile(90), gate.load())
+    assert any("spilled registers" in sentence for sentence in wrong), wrong
+
+
+@triton.jit
+def atomic_sum_kernel(x_ptr, sum_ptr, BLOCK: tl.constexpr):
+    tl.atomic_add(sum_ptr, tl.sum(tl.load(x_ptr + tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)), 0))
+
+
+def test_global_atomics_are_caught():
+    x, total = torch.empty(4096, device="meta"), torch.empty(1, device="meta")
+    (build,) = aot.builds(lambda: atomic_sum_kernel[(4,)](x, total, BLOCK=1024, num_warps=4))
+    case = Case("jsd_loss", 90, build, quick=True, strict=False, products=False)
+    assert any("atomics" in sentence for sentence in gate.breaches(case, build.compile(90), gate.load()))
 
 
 def test_an_unknown_version_is_judged_with_slack():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from vtkernels._core import gpu
 from vtkernels.ops.window_attention import triton as backend
 from vtkernels.ops.window_attention.common import Call
 
@@ -22,9 +23,9 @@ def device(monkeypatch: pytest.MonkeyPatch):
     """A pretended H100, whose capability and shared memory a test may change."""
     facts = {"capability": (9, 0), "shared": 232448}
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(backend, "_capability", lambda _: facts["capability"])
+    monkeypatch.setattr(gpu, "capability", lambda _: facts["capability"])
     monkeypatch.setattr(backend, "_shared_memory_limit", lambda _: facts["shared"])
-    monkeypatch.setattr(backend, "_why_no_triton", lambda: facts.get("import"))
+    monkeypatch.setattr(gpu, "why_no_triton", lambda: facts.get("import"))
     return facts
 
 

@@ -1,12 +1,12 @@
 """Talking-heads attention on NVIDIA GPUs: the launchers of the Triton kernels. Triton itself is imported by the first call that runs."""
 
 import functools
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vtkernels._core import gpu
 from vtkernels._core.op import Backend
 from vtkernels._core.philox import keep_threshold
 from vtkernels.ops.talking_heads_attention.common import Call
@@ -20,7 +20,7 @@ _ROWS, _COLUMNS, _WARPS = 16, 32, 4
 
 def why_not(phase: str, call: Call) -> str | None:
     qkv = call.qkv
-    if not (qkv.device.type == "cuda" or qkv.device.type == "cpu" and _interpreted()):
+    if not (qkv.device.type == "cuda" or qkv.device.type == "cpu" and gpu.interpreted()):
         return f"it runs on CUDA devices, qkv is on {qkv.device}"
     if qkv.dtype not in _DTYPES:
         return f"it computes in float32, bfloat16 and float16, qkv is {qkv.dtype}"
@@ -31,10 +31,10 @@ def why_not(phase: str, call: Call) -> str | None:
     if call.tokens * max(qkv.stride(1), 3 * call.channels) >= 2**31:
         return f"it addresses an image's tokens with 32 bits, this call's are spread over {call.tokens * qkv.stride(1)} elements"
     if qkv.device.type == "cuda":
-        major, minor = capability = _capability(qkv.device)
+        major, minor = capability = gpu.capability(qkv.device)
         if capability < (8, 0):
             return f"it needs compute capability 8.0 (Ampere) or newer, {qkv.device} has {major}.{minor}"
-    return _why_no_triton()
+    return gpu.why_no_triton()
 
 
 def forward(call: Call) -> Tensor:
@@ -45,7 +45,7 @@ def forward(call: Call) -> Tensor:
     if not qkv.shape[0]:
         return out
     pre, post, bias = _parameters(call)
-    with _on(qkv.device):
+    with gpu.on(qkv.device):
         kernel[(_programs(call),)](
             qkv, pre, post, bias, out, call.tokens, *qkv.stride()[:2], *_scalars(call), **_constants(call, "forward"), POST_BIAS=call.post_bias is not None
         )
@@ -69,7 +69,7 @@ def backward(call: Call, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         pre, post, bias = _parameters(call)
         shape = batch, call.tokens, *qkv.stride()[:2], *grad_out.stride()[:2]
         scalars, constants = _scalars(call), _constants(call)
-        with _on(qkv.device):
+        with gpu.on(qkv.device):
             kernels.talking_heads_bwd_row_kernel[(programs * groups,)](qkv, grad_out, pre, post, statistics, d_post, *shape, *scalars, **constants, GROUP=group)
             for keys in (False, True):
                 kernels.talking_heads_bwd_product_kernel[(programs,)](qkv, grad_out, pre, post, statistics, d_qkv, *shape, *scalars, **constants, KEYS=keys)
@@ -127,35 +127,6 @@ def _precision(dtype: torch.dtype) -> str:
 
 def _dense_last(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 else x.contiguous()
-
-
-@functools.cache
-def _interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
-
-
-def _on(device: torch.device) -> Any:
-    return torch.cuda.device(device) if device.type == "cuda" else _NoDevice()
-
-
-class _NoDevice:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-@functools.cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
-
-
-@functools.cache
-def _why_no_triton() -> str | None:
-    try:
-        import triton  # noqa: F401
-    except Exception as error:
-        return f"triton cannot be imported ({type(error).__name__}: {error}); install the triton that your torch asks for, for example with: pip install triton"
-    return None
 
 
 BACKEND = Backend("triton", why_not, {"forward": forward, "backward": backward})

@@ -32,6 +32,7 @@ def cases(op: str = "window_attention") -> list[Case]:
         _case("window_5x13", "N = 65 = 1 mod 16, one more than fits without statistics", (5, 26), (5, 13), (2, 6)),
         _case("window_3x11", "N = 33 = 1 mod 16: a lone last key", (6, 11), (3, 11), (1, 5)),
         _case("window_12x8", "rectangular and larger than 64 tokens", (12, 16), (12, 8), (6, 4)),
+        _case("window_14", "N = 196: a last tile of four tokens", (14, 14), 14, 7, batch=1, heads=1, head_dim=16),
         _case("window_16", "N = 256: many tiles", (16, 32), 16, 8, batch=1, head_dim=16),
         _case("window_24", "N = 576: the largest SwinV2 window", (24, 24), 24, 12, batch=1, heads=1, head_dim=16),
         _case("window_24_small_map", "a window larger than the map: most tokens are padding", (10, 9), 24, batch=1, heads=1, head_dim=16, with_qkv_bias=True),
@@ -49,7 +50,7 @@ def cases(op: str = "window_attention") -> list[Case]:
         # position bias, scores
         _case("no_bias", "neither table nor dense bias", (14, 7), 7, 3, table=None),
         _case("dense_bias", "a dense bias with its own gradient", (8, 12), 4, 2, table=None, dense_bias=True),
-        _case("dense_bias_large_window", "the same where N exceeds one tile", (9, 9), 9, 4, table=None, dense_bias=True),
+        _case("dense_bias_large_window", "the same where N exceeds one tile", (9, 9), 9, 4, batch=1, table=None, dense_bias=True),
         _case("custom_scale", "a scale that is not head_dim ** -0.5", (8, 8), 4, 2, scale=0.3),
         _case("cosine_no_shift", "cosine attention without mask or padding", (8, 8), 4, cosine=True),
         _case("cosine_scaled", "logit_scale and scale together", (8, 8), 4, 2, cosine=True, scale=1.7),
@@ -60,7 +61,7 @@ def cases(op: str = "window_attention") -> list[Case]:
         _case("table_mixed_signs", "biases of +-200 side by side: most probabilities are 0", (8, 8), 4, 2, table_spread=200.0),
         # dropout
         _case("dropout", "every backend drops the same weights", (8, 8), 4, 2, dropout_p=0.25, seed=2**40 + 3, representative=True),
-        _case("dropout_large_window", "the same across tiles", (9, 9), 9, 4, dropout_p=0.5, seed=7),
+        _case("dropout_large_window", "the same across tiles", (9, 9), 9, 4, batch=1, dropout_p=0.5, seed=7),
         _case("dropout_ragged", "padded keys may be dropped too", (7, 6), 4, 2, dropout_p=0.3, seed=-5, with_qkv_bias=True),
         _case("dropout_cosine", "dropout in front of the normalised rows' gradient", (8, 8), 4, dropout_p=0.1, seed=1, cosine=True, head_dim=32),
         # memory
@@ -85,11 +86,11 @@ def _ragged() -> Iterable[Case]:
         yield _case(f"ragged_{order}", why, (10, 13), 7, 3, with_qkv_bias=True, shift_first=shift_first, representative=True)
         yield _case(f"ragged_{order}_zeros", f"{why}; padding without bias", (9, 5), 4, 2, shift_first=shift_first)
         yield _case(f"ragged_{order}_masked", f"{why}; padding takes no part", (9, 6), 4, 2, with_qkv_bias=True, shift_first=shift_first, mask_padding=True)
-        yield _case(f"ragged_{order}_large_window", f"{why}, with saved statistics", (13, 10), 9, 4, with_qkv_bias=True, shift_first=shift_first)
+        yield _case(f"ragged_{order}_large_window", f"{why}, with saved statistics", (13, 10), 9, 4, batch=1, with_qkv_bias=True, shift_first=shift_first)
     yield _case("ragged_unshifted", "padding without a shift", (10, 13), 7, with_qkv_bias=True)
     yield _case("ragged_one_axis", "only the columns are padded", (8, 9), 4, 2, with_qkv_bias=True)
     yield _case("ragged_masked_no_shift", "the padding mask without a shift mask", (5, 6), 4, mask_padding=True)
-    yield _case("ragged_masked_large_window", "the padding mask across tiles", (13, 10), 9, 4, mask_padding=True, with_qkv_bias=True)
+    yield _case("ragged_masked_large_window", "the padding mask across tiles", (13, 10), 9, 4, batch=1, mask_padding=True, with_qkv_bias=True)
     yield _case("map_smaller_than_window", "H and W smaller than the window", (3, 5), 7, 3, with_qkv_bias=True)
     # a shift would leave the token alone in its region, and its gradients nothing but rounding
     yield _case("one_pixel", "a map of one token", (1, 1), 2, with_qkv_bias=True)

@@ -1,12 +1,12 @@
 """Window attention on NVIDIA GPUs: the launchers of the Triton kernels. Triton itself is imported by the first call that runs."""
 
 import functools
-import os
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from vtkernels._core import gpu
 from vtkernels._core.op import Backend
 from vtkernels._core.philox import keep_threshold
 from vtkernels.ops.window_attention.common import LARGEST_TILE, Call, statistics_shape
@@ -19,7 +19,7 @@ _LARGEST_HEAD = 256
 
 def why_not(phase: str, call: Call) -> str | None:
     qkv = call.qkv
-    if not (qkv.device.type == "cuda" or qkv.device.type == "cpu" and _interpreted()):
+    if not (qkv.device.type == "cuda" or qkv.device.type == "cpu" and gpu.interpreted()):
         return f"it runs on CUDA devices, qkv is on {qkv.device}"
     if qkv.dtype not in _DTYPES:
         return f"it computes in float32, bfloat16 and float16, qkv is {qkv.dtype}"
@@ -28,7 +28,7 @@ def why_not(phase: str, call: Call) -> str | None:
     if call.head_dim > _LARGEST_HEAD:
         return f"its head dimensions are at most {_LARGEST_HEAD}, this call's is {call.head_dim}"
     if qkv.device.type == "cuda":
-        major, minor = capability = _capability(qkv.device)
+        major, minor = capability = gpu.capability(qkv.device)
         if capability < (7, 5):
             return f"it needs compute capability 7.5 (Turing) or newer, {qkv.device} has {major}.{minor}"
         if qkv.dtype == torch.bfloat16 and capability < (8, 0):
@@ -36,7 +36,7 @@ def why_not(phase: str, call: Call) -> str | None:
         needed, there = _shared_memory(phase, call), _shared_memory_limit(qkv.device)
         if needed > there:
             return f"head dimension {call.head_dim} needs {needed} bytes of shared memory in the {phase}, {qkv.device} has {there}"
-    return _why_no_triton()
+    return gpu.why_no_triton()
 
 
 def forward(call: Call, plan: "Plan | None" = None) -> tuple[Tensor, Tensor]:
@@ -89,16 +89,17 @@ def small_plan(phase: str, call: Call) -> Plan:
     # Resident programs of a multiprocessor with four warps: 4 in the forward, 2 in the backward
     resident = (4 if phase == "forward" and half else 2) * 4 // num_warps
     # The gather of the position bias would take every register there is; the loop that follows it does not need them
-    bounded = phase == "forward" and half and call.head_dim <= 32 and torch.version.hip is None
-    # Two stages hold up to 80 KiB, which Turing does not have
-    fits_twice = call.head_dim <= (64 if half else 32) and _shared_memory_limit(call.qkv.device) > 80 * 1024
+    bounded = phase == "forward" and half and call.head_dim <= 32 and call.dropout_p == 0 and torch.version.hip is None
+    # Two stages hold up to 80 KiB, which Turing does not have, and their addresses the registers that values of padding need
+    crowded = phase == "backward" and _padding(call) == "value"
+    fits_twice = call.head_dim <= (64 if half else 32) and not crowded and _shared_memory_limit(call.qkv.device) > 80 * 1024
     return Plan(_multiprocessors(call.qkv.device) * max(1, resident), num_warps, 2 if fits_twice else 1, 128 if bounded else None)
 
 
 def large_plan(phase: str, call: Call) -> Plan:
-    # No pipelining: it would send the gathered position bias, word by word, through shared memory
-    bounded = phase == "forward" and call.qkv.dtype != torch.float32 and call.head_dim <= 32 and torch.version.hip is None
-    return Plan(_multiprocessors(call.qkv.device) * 2, num_warps=4, num_stages=1, maxnreg=168 if bounded else None)
+    # Pipelining of the tiles' loops would send the gathered position bias, word by word, through shared memory
+    stages = 2 if phase == "forward" and _rows_fit(call) and _shared_memory_limit(call.qkv.device) > 80 * 1024 else 1
+    return Plan(_multiprocessors(call.qkv.device) * 2, num_warps=4, num_stages=stages)
 
 
 def _small_forward(call: Call, plan: Plan, qkv: Tensor, out: Tensor) -> None:
@@ -107,7 +108,7 @@ def _small_forward(call: Call, plan: Plan, qkv: Tensor, out: Tensor) -> None:
     items = qkv.shape[0] * call.grid[0] * call.grid[1]
     share = plan.share(items, call.num_heads)
     grid = (call.num_heads * -(-items // share),)
-    with _on(qkv.device):
+    with gpu.on(qkv.device):
         kernel[grid](
             qkv, out, *_parameters(call, qkv), *_geometry(call, qkv), out.stride(0), *_bias_strides(call), *_scalars(call), share,
             **_constants(call, qkv), BLOCK_N=_block(call.tokens), STAGES=plan.num_stages, **plan.options,
@@ -124,8 +125,8 @@ def _small_backward(call: Call, plan: Plan, qkv: Tensor, grad_out: Tensor, d_qkv
     new = functools.partial(torch.empty, device=qkv.device)
     d_bias = new(lanes, heads, block, block) if _bias_kind(call) != "none" else None
     d_logit_scale = new(lanes, heads) if call.logit_scale is not None else None
-    d_values = new(lanes, 2 * call.channels) if _pad_value(call) else None
-    with _on(qkv.device):
+    d_values = new(lanes, 2 * call.channels) if _padding(call) == "value" else None
+    with gpu.on(qkv.device):
         kernel[(heads * lanes,)](
             qkv, grad_out, d_qkv, *_parameters(call, qkv), *(qkv if part is None else part for part in (d_bias, d_logit_scale, d_values)),
             *_geometry(call, qkv), *grad_out.stride()[:3], d_qkv.stride(0), *_bias_strides(call), *_scalars(call), share,
@@ -135,30 +136,52 @@ def _small_backward(call: Call, plan: Plan, qkv: Tensor, grad_out: Tensor, d_qkv
 
 
 def _large_forward(call: Call, plan: Plan, qkv: Tensor, out: Tensor, statistics: Tensor) -> None:
+    if _rows_fit(call):
+        return _rows_forward(call, plan, qkv, out, statistics)
     from vtkernels.ops.window_attention.triton_large import window_attention_large_fwd_kernel as kernel
 
-    block = _large_block(call)
-    with _on(qkv.device):
-        kernel[(_tile_programs(call, block),)](
+    rows, columns = _large_tile(call)
+    with gpu.on(qkv.device):
+        kernel[(_tile_programs(call, rows),)](
             qkv, out, statistics, *_parameters(call, qkv), *_geometry(call, qkv), out.stride(0), *_bias_strides(call), *_scalars(call),
-            **_constants(call, qkv), BLOCK_N=block, STAGES=plan.num_stages, **plan.options,
+            **_constants(call, qkv), ROWS=rows, COLUMNS=columns, STAGES=plan.num_stages, **plan.options,
+        )  # fmt: skip
+
+
+def _rows_fit(call: Call) -> bool:
+    """Whether rows of scores and of what is added to them fit in registers."""
+    return call.tokens <= 160 and call.head_dim <= 32 and call.qkv.dtype != torch.float32 and call.dropout_p == 0
+
+
+def _rows_forward(call: Call, plan: Plan, qkv: Tensor, out: Tensor, statistics: Tensor) -> None:
+    from vtkernels.ops.window_attention.triton_rows import window_attention_rows_fwd_kernel as kernel
+
+    rows, items = 64, qkv.shape[0] * call.grid[0] * call.grid[1]
+    columns = min(128, _block(call.tokens))
+    tiles, rest = -(-call.tokens // rows), call.tokens - columns
+    share = plan.share(items, call.num_heads * tiles)
+    constants = {name: value for name, value in _constants(call, qkv).items() if name != "DROPOUT"}
+    with gpu.on(qkv.device):
+        kernel[(call.num_heads * tiles * -(-items // share),)](
+            qkv, out, statistics, *_parameters(call, qkv), *_geometry(call, qkv), out.stride(0), *_bias_strides(call), call.scale, share,
+            **constants, ROWS=rows, COLUMNS=columns, REST=_block(rest) if rest > 0 else 0, STAGES=plan.num_stages, **plan.options,
         )  # fmt: skip
 
 
 def _large_backward(call: Call, plan: Plan, qkv: Tensor, grad_out: Tensor, out: Tensor, statistics: Tensor, d_qkv: Tensor) -> tuple[Tensor | None, ...]:
     from vtkernels.ops.window_attention import triton_large as kernels
 
-    block, heads = _large_block(call), call.num_heads
-    tiles, programs = -(-call.tokens // block), _tile_programs(call, block)
+    (rows, columns), heads = _large_tile(call), call.num_heads
+    programs = _tile_programs(call, rows)
     new = functools.partial(torch.empty, device=qkv.device)
     delta = new(statistics.shape[1:])
-    d_logit_scale = new(programs // heads, heads) if call.logit_scale is not None else None
-    d_values = new(programs // heads, 2 * call.channels) if _pad_value(call) else None
+    d_logit_scale = new(programs // heads, heads, rows) if call.logit_scale is not None else None
+    d_values = new(programs // heads, 2 * call.channels) if _padding(call) == "value" else None
     d_bias = None
     parameters, geometry, grad_strides = _parameters(call, qkv), _geometry(call, qkv), grad_out.stride()[:3]
     scalars = *_bias_strides(call), *_scalars(call)
-    options = {**_constants(call, qkv, grad_out), "BLOCK_N": block, "STAGES": plan.num_stages, **plan.options}
-    with _on(qkv.device):
+    options = {**_constants(call, qkv, grad_out), "ROWS": rows, "COLUMNS": columns, "STAGES": plan.num_stages, **plan.options}
+    with gpu.on(qkv.device):
         kernels.window_attention_large_bwd_query_kernel[(programs,)](
             qkv, grad_out, out, d_qkv, statistics, delta, *parameters, qkv if d_logit_scale is None else d_logit_scale,
             *geometry, *grad_strides, out.stride(0), d_qkv.stride(0), *scalars, **options,
@@ -169,23 +192,46 @@ def _large_backward(call: Call, plan: Plan, qkv: Tensor, grad_out: Tensor, out: 
         )  # fmt: skip
         if _bias_kind(call) != "none":
             items = qkv.shape[0] * call.grid[0] * call.grid[1]
-            share = plan.share(items, heads * tiles**2)
+            rows, columns = _bias_tile(call)
+            query_tiles, key_tiles = -(-call.tokens // rows), -(-call.tokens // columns)
+            share = plan.share(items, heads * query_tiles * key_tiles)
             lanes = -(-items // share)
-            d_bias = new(lanes, heads, tiles * block, tiles * block)
-            kernels.window_attention_large_bwd_bias_kernel[(lanes * tiles**2 * heads,)](
-                qkv, grad_out, statistics, delta, *parameters, d_bias, *geometry, *grad_strides, *scalars, share, **options
+            d_bias = new(lanes, heads, query_tiles * rows, key_tiles * columns)
+            kernels.window_attention_large_bwd_bias_kernel[(lanes * query_tiles * key_tiles * heads,)](
+                qkv,
+                grad_out,
+                statistics,
+                delta,
+                *parameters,
+                d_bias,
+                *geometry,
+                *grad_strides,
+                *scalars,
+                share,
+                **options | {"ROWS": rows, "COLUMNS": columns},
             )
-    return _finish(call, d_bias, d_logit_scale, d_values)
+    return _finish(call, d_bias, None if d_logit_scale is None else d_logit_scale.sum(2), d_values)
 
 
-def _large_block(call: Call) -> int:
-    """Edge of a large window's tiles: what leaves the accumulators of a wide head in registers."""
+def _large_tile(call: Call) -> tuple[int, int]:
+    """Rows of a large window's tiles and columns of the tiles walked, read off the machine code: no spills, little padding."""
     half = call.qkv.dtype != torch.float32
-    return 64 if call.head_dim <= (64 if half else 32) else 32
+    rows = 64 if call.head_dim <= (64 if half else 32) else 32
+    # the two parts of each TF32 operand take the registers of twice the columns
+    wide = half and call.head_dim <= 128 and call.tokens % 32 not in range(1, 17)
+    return rows, 32 if wide else 16
 
 
-def _tile_programs(call: Call, block: int) -> int:
-    return call.qkv.shape[0] * call.grid[0] * call.grid[1] * call.num_heads * -(-call.tokens // block)
+def _bias_tile(call: Call) -> tuple[int, int]:
+    """The same where one pair of tiles stays: its sums take registers, but its position bias is gathered once."""
+    rows, columns = _large_tile(call)
+    if rows < 64:
+        return rows, columns
+    return rows, 64 if call.qkv.dtype != torch.float32 and call.head_dim <= 32 and call.dropout_p == 0 else 32
+
+
+def _tile_programs(call: Call, rows: int) -> int:
+    return call.qkv.shape[0] * call.grid[0] * call.grid[1] * call.num_heads * -(-call.tokens // rows)
 
 
 def _finish(call: Call, d_bias: Tensor | None, d_logit_scale: Tensor | None, d_values: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -210,7 +256,7 @@ def _fold_bias(call: Call, d_bias: Tensor) -> Tensor:
     from vtkernels.ops.window_attention.triton_small import fold_bias_kernel as kernel
 
     d_table = torch.empty(call.bias_table.shape, device=d_bias.device)
-    with _on(d_bias.device):
+    with gpu.on(d_bias.device):
         kernel[(d_table.numel(),)](d_bias, d_table, call.num_heads, *d_bias.stride()[:2], *call.window, BLOCK=_power_of_two(call.tokens))
     return d_table
 
@@ -247,7 +293,7 @@ def _bias_strides(call: Call) -> tuple[int, int]:
 
 
 def _scalars(call: Call) -> tuple:
-    return call.scale, int(call.mask_padding), call.seed, keep_threshold(call.dropout_p), 1.0 / (1.0 - call.dropout_p)
+    return call.scale, call.seed, keep_threshold(call.dropout_p), 1.0 / (1.0 - call.dropout_p)
 
 
 def _constants(call: Call, *maps: Tensor) -> dict[str, Any]:
@@ -259,7 +305,7 @@ def _constants(call: Call, *maps: Tensor) -> dict[str, Any]:
         "BIAS": _bias_kind(call),
         "COSINE": call.logit_scale is not None,
         "DROPOUT": call.dropout_p > 0,
-        "PAD_VALUE": _pad_value(call),
+        "PADDING": _padding(call),
         "WIDE": any(x.shape[1] * x.stride(1) + x.shape[2] * x.stride(2) >= 2**31 for x in maps),
         "PRECISION": _precision(call.qkv.dtype),
     }
@@ -271,8 +317,12 @@ def _bias_kind(call: Call) -> str:
     return "none" if call.bias is None else "dense"
 
 
-def _pad_value(call: Call) -> bool:
-    return call.qkv_bias is not None and call.padded
+def _padding(call: Call) -> str:
+    if not call.padded:
+        return "none"
+    if call.mask_padding:
+        return "masked"
+    return "zeros" if call.qkv_bias is None else "value"
 
 
 def _precision(dtype: torch.dtype) -> str:
@@ -296,26 +346,6 @@ def _block(n: int) -> int:
 
 
 @functools.cache
-def _interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
-
-
-def _on(device: torch.device) -> Any:
-    return torch.cuda.device(device) if device.type == "cuda" else _NoDevice()
-
-
-class _NoDevice:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-@functools.cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
-
-
-@functools.cache
 def _shared_memory_limit(device: torch.device) -> int:
     """Bytes that one block may have; the interpreter and builds for other devices are not held to any."""
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin if device.type == "cuda" else 1 << 30
@@ -324,15 +354,6 @@ def _shared_memory_limit(device: torch.device) -> int:
 @functools.cache
 def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-
-
-@functools.cache
-def _why_no_triton() -> str | None:
-    try:
-        import triton  # noqa: F401
-    except Exception as error:
-        return f"triton cannot be imported ({type(error).__name__}: {error}); install the triton that your torch asks for, for example with: pip install triton"
-    return None
 
 
 BACKEND = Backend("triton", why_not, {"forward": forward, "backward": backward})

@@ -15,10 +15,13 @@ EPSILON = tl.constexpr(1e-12)
 # period_h, period_w               length of the axis the shift is cyclic on: the map's (shift first) or the padded map's
 # roll_h, roll_w                   shift modulo that length
 # shift_h, shift_w                 shift, as the mask sees it
+#
+# PADDING says what a map is to which the window adds tokens: "none" are added; they are "zeros"; they have the "value" of
+# the qkv bias; they are "masked", and take no part.
 
 
 @triton.jit
-def token_place(token, window, geometry, WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, WIDE: tl.constexpr):
+def token_place(token, window, geometry, WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, PADDING: tl.constexpr, WIDE: tl.constexpr):
     """Row and column of a window's token on the map; whether it is there at all, not padding nor beyond the window; its region.
 
     Tokens of one window see each other unmasked if their regions agree. Only the last windows of an axis hold a seam.
@@ -29,7 +32,9 @@ def token_place(token, window, geometry, WINDOW_H: tl.constexpr, WINDOW_W: tl.co
     column = window_column * WINDOW_W + token % WINDOW_W
     y = tl.where(row + roll_h >= period_h, row + roll_h - period_h, row + roll_h)
     x = tl.where(column + roll_w >= period_w, column + roll_w - period_w, column + roll_w)
-    real = (row < period_h) & (column < period_w) & (y < height) & (x < width) & (token < WINDOW_H * WINDOW_W)
+    real = token < WINDOW_H * WINDOW_W
+    if PADDING != "none":
+        real &= (row < period_h) & (column < period_w) & (y < height) & (x < width)
     below = (window_row == grid_h - 1) & (token // WINDOW_W >= WINDOW_H - shift_h)
     right = (window_column == grid_w - 1) & (token % WINDOW_W >= WINDOW_W - shift_w)
     if WIDE:
@@ -47,34 +52,41 @@ def additive_tile(
     Queries and keys come shaped to broadcast against each other, in either orientation. `bias_ptr` is at this head.
     """
     TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
-    tile = tl.where(query_region == key_region, 0.0, MASK)
+    attended = tl.where(attended, 0.0, float("-inf"))
+    tile = tl.where(query_region == key_region, attended, attended + MASK)
     if BIAS != "none":
         # rows and columns beyond the window read its last token's bias, which spares the loads a mask; nobody looks at them
         query, key = tl.minimum(query, TOKENS - 1), tl.minimum(key, TOKENS - 1)
+        # the index is a sum of a query's and a key's part: one addition for each address
         if BIAS == "table":
-            # the (query - key) offset is a difference of two one-dimensional terms
             row_length: tl.constexpr = 2 * WINDOW_W - 1
             of_query = (query // WINDOW_W + WINDOW_H - 1) * row_length + query % WINDOW_W + WINDOW_W - 1
-            index = of_query - (key // WINDOW_W * row_length + key % WINDOW_W)
+            of_key = -(key // WINDOW_W * row_length + key % WINDOW_W)
         else:
-            index = query * TOKENS + key
-        tile += tl.load(bias_ptr + index * bias_stride).to(tl.float32)
-    return tl.where(attended, tile, float("-inf"))
+            of_query, of_key = query * TOKENS, key
+        tile += tl.load(bias_ptr + of_query * bias_stride + of_key * bias_stride).to(tl.float32)
+    return tile
 
 
 @triton.jit
-def load_rows(ptr, offsets, real, padding, value, PAD_VALUE: tl.constexpr):
+def attended_tokens(token, real, TOKENS: tl.constexpr, PADDING: tl.constexpr):
+    """Which keys take part."""
+    return real if PADDING == "masked" else token < TOKENS
+
+
+@triton.jit
+def load_rows(ptr, offsets, real, padding, value, PADDING: tl.constexpr):
     """Rows of q, k or v: 0 beyond the window, `value` (or 0) on padded tokens."""
     rows = tl.load(ptr + offsets, mask=real, other=0.0)
-    if PAD_VALUE:
+    if PADDING == "value":
         rows = tl.where(padding[:, None], value[None, :], rows)
     return rows
 
 
 @triton.jit
-def padded_values(qkv_bias_ptr, head, d, channels, HEAD_DIM: tl.constexpr, dtype: tl.constexpr, PAD_VALUE: tl.constexpr):
-    """What a padded token projects to: this head's q, k and v (unused, and never loaded, without PAD_VALUE)."""
-    if PAD_VALUE:
+def padded_values(qkv_bias_ptr, head, d, channels, HEAD_DIM: tl.constexpr, dtype: tl.constexpr, PADDING: tl.constexpr):
+    """What a padded token projects to: this head's q, k and v (unused, and never loaded, without such padding)."""
+    if PADDING == "value":
         ptr = qkv_bias_ptr + head * HEAD_DIM + d
         mask = d < HEAD_DIM
         values = tl.load(ptr, mask, 0.0).to(dtype), tl.load(ptr + channels, mask, 0.0).to(dtype), tl.load(ptr + 2 * channels, mask, 0.0).to(dtype)
@@ -103,6 +115,35 @@ def product_scores(q, k, tile, scale, COSINE: tl.constexpr, PRECISION: tl.conste
 
 
 @triton.jit
+def row_count(batch, windows, heads):
+    """Windows of all images and heads, as a 64-bit number."""
+    return tl.full([], 1, tl.int64) * batch * windows * heads
+
+
+@triton.jit
+def rounding(largest):
+    """exp2 of what the rounded product `largest * LOG2E` lacks: kernels subtract that product, the statistics promise `largest`."""
+    return tl.exp2(tl.fma(largest, LOG2E, -(largest * LOG2E)))
+
+
+@triton.jit
+def save_statistics(statistics_ptr, item, count, query, largest, total, TOKENS: tl.constexpr):
+    """m and 1 / l of rows, where `total` is the sum of exp2(S LOG2E - largest LOG2E)."""
+    row_ptr = statistics_ptr + item * TOKENS + query
+    tl.store(row_ptr, largest, mask=query < TOKENS)
+    tl.store(row_ptr + count * TOKENS, rounding(largest) / total, mask=query < TOKENS)
+
+
+@triton.jit
+def row_statistics(statistics_ptr, item, count, query, TOKENS: tl.constexpr):
+    """Shift and factor of rows, with P = exp2(S LOG2E - shift) factor; beyond the window P is 0."""
+    row_ptr = statistics_ptr + item * TOKENS + query
+    largest = tl.load(row_ptr, mask=query < TOKENS, other=1e30)
+    factor = tl.load(row_ptr + count * TOKENS, mask=query < TOKENS, other=0.0)
+    return largest * LOG2E, tl.where(query < TOKENS, factor / rounding(largest), 0.0)
+
+
+@triton.jit
 def kept(seed, item, query, key, keep_threshold, TOKENS: tl.constexpr):
     """Which probabilities dropout keeps: the counter is (element, item low, item high, 0), as in the reference."""
     element = (query * TOKENS + key).to(tl.uint32)
@@ -114,7 +155,12 @@ def kept(seed, item, query, key, keep_threshold, TOKENS: tl.constexpr):
 
 
 @triton.jit
-def through_normalisation(d_unit, unit, inverse):
-    """Gradient of a row from that of its unit vector: the part along the row vanishes, except where the norm was clamped."""
-    along = tl.where(inverse < 1.0 / EPSILON, tl.sum(unit * d_unit, 1), 0.0)
-    return (d_unit - unit * along[:, None]) * inverse[:, None]
+def unit(rows, inverse):
+    """Rows divided by their norm, in float32. Cheaper to make anew than to keep."""
+    return rows.to(tl.float32) * inverse[:, None]
+
+
+@triton.jit
+def through_normalisation(d_unit, unit_rows, inverse, along):
+    """Gradient of rows from that of their unit rows: the part `along` the row vanishes, except where the norm was clamped."""
+    return (d_unit - unit_rows * tl.where(inverse < 1.0 / EPSILON, along, 0.0)[:, None]) * inverse[:, None]

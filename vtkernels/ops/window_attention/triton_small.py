@@ -11,12 +11,14 @@ import triton.language as tl
 from vtkernels.ops.window_attention.triton_common import (
     LOG2E,
     additive_tile,
+    attended_tokens,
     kept,
     load_rows,
     padded_values,
     product_scores,
     through_normalisation,
     token_place,
+    unit,
 )
 
 
@@ -31,9 +33,9 @@ def exponentials(scores):
 def window_attention_small_fwd_kernel(
     qkv_ptr, out_ptr, bias_ptr, logit_scale_ptr, qkv_bias_ptr,
     batch, height, width, heads, grid_h, grid_w, period_h, period_w, roll_h, roll_w, shift_h, shift_w, stride_b, stride_y, stride_x,
-    out_stride_b, bias_stride, bias_head_stride, scale, mask_padding, seed, keep_threshold, keep_factor, share,
+    out_stride_b, bias_stride, bias_head_stride, scale, seed, keep_threshold, keep_factor, share,
     WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    BIAS: tl.constexpr, COSINE: tl.constexpr, DROPOUT: tl.constexpr, PAD_VALUE: tl.constexpr, WIDE: tl.constexpr,
+    BIAS: tl.constexpr, COSINE: tl.constexpr, DROPOUT: tl.constexpr, PADDING: tl.constexpr, WIDE: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     TOKENS: tl.constexpr = WINDOW_H * WINDOW_W
@@ -49,16 +51,16 @@ def window_attention_small_fwd_kernel(
     d = tl.arange(0, BLOCK_D)
     if COSINE:
         scale *= tl.load(logit_scale_ptr + head).to(tl.float32)
-    value_q, value_k, value_v = padded_values(qkv_bias_ptr, head, d, channels, HEAD_DIM, dtype, PAD_VALUE)
+    value_q, value_k, value_v = padded_values(qkv_bias_ptr, head, d, channels, HEAD_DIM, dtype, PADDING)
 
     for window_index in tl.range(0, (stop - 1) // batch - first_window + 1, num_stages=1):
         window = first_window + window_index
         # plus a zero the compiler cannot see through: it would compute the bias's addresses once for all windows, and
         # keep them in registers through the loop over images
         token = tl.arange(0, BLOCK_N) + window // windows
-        y, x, real, region = token_place(token, window, geometry, WINDOW_H, WINDOW_W, WIDE)
+        y, x, real, region = token_place(token, window, geometry, WINDOW_H, WINDOW_W, PADDING, WIDE)
         padding = (token < TOKENS) & (real == 0)
-        attended = (token < TOKENS) & (real | (mask_padding == 0))
+        attended = attended_tokens(token, real, TOKENS, PADDING)
         tile = additive_tile(
             bias_ptr + head * bias_head_stride, bias_stride, token[:, None], token[None, :], region[:, None], region[None, :], attended[None, :],
             WINDOW_H, WINDOW_W, BIAS,
@@ -72,9 +74,9 @@ def window_attention_small_fwd_kernel(
         for step in tl.range(0, images, num_stages=STAGES):
             image = (first_image + step).to(tl.int64)
             q_ptr = qkv_ptr + image * stride_b + head * HEAD_DIM
-            q = load_rows(q_ptr, in_offsets, mask, padding, value_q, PAD_VALUE)
-            k = load_rows(q_ptr + channels, in_offsets, mask, padding, value_k, PAD_VALUE)
-            v = load_rows(q_ptr + 2 * channels, in_offsets, mask, padding, value_v, PAD_VALUE)
+            q = load_rows(q_ptr, in_offsets, mask, padding, value_q, PADDING)
+            k = load_rows(q_ptr + channels, in_offsets, mask, padding, value_k, PADDING)
+            v = load_rows(q_ptr + 2 * channels, in_offsets, mask, padding, value_v, PADDING)
             scores, _, _ = product_scores(q, k, tile, scale, COSINE, PRECISION)
             p = exponentials(scores)
             factor = 1.0 / tl.sum(p, 1)
@@ -91,9 +93,9 @@ def window_attention_small_bwd_kernel(
     qkv_ptr, grad_ptr, d_qkv_ptr, bias_ptr, logit_scale_ptr, qkv_bias_ptr, d_bias_ptr, d_logit_scale_ptr, d_qkv_bias_ptr,
     batch, height, width, heads, grid_h, grid_w, period_h, period_w, roll_h, roll_w, shift_h, shift_w, stride_b, stride_y, stride_x,
     grad_stride_b, grad_stride_y, grad_stride_x, d_stride_b,
-    bias_stride, bias_head_stride, scale, mask_padding, seed, keep_threshold, keep_factor, share,
+    bias_stride, bias_head_stride, scale, seed, keep_threshold, keep_factor, share,
     WINDOW_H: tl.constexpr, WINDOW_W: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    BIAS: tl.constexpr, COSINE: tl.constexpr, DROPOUT: tl.constexpr, PAD_VALUE: tl.constexpr, WIDE: tl.constexpr,
+    BIAS: tl.constexpr, COSINE: tl.constexpr, DROPOUT: tl.constexpr, PADDING: tl.constexpr, WIDE: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Sums over windows and images (gradients of bias, logit scale and qkv bias) stay in registers for the program's
@@ -113,7 +115,7 @@ def window_attention_small_bwd_kernel(
     if COSINE:
         plain_scale = scale
         scale *= tl.load(logit_scale_ptr + head).to(tl.float32)
-    value_q, value_k, value_v = padded_values(qkv_bias_ptr, head, d, channels, HEAD_DIM, dtype, PAD_VALUE)
+    value_q, value_k, value_v = padded_values(qkv_bias_ptr, head, d, channels, HEAD_DIM, dtype, PADDING)
 
     d_bias = tl.zeros([BLOCK_N, BLOCK_N], tl.float32)
     d_logit_scale = tl.zeros([BLOCK_N], tl.float32)
@@ -124,9 +126,9 @@ def window_attention_small_bwd_kernel(
         # plus a zero the compiler cannot see through: it would compute the bias's addresses once for all windows, and
         # keep them in registers through the loop over images
         token = tl.arange(0, BLOCK_N) + window // windows
-        y, x, real, region = token_place(token, window, geometry, WINDOW_H, WINDOW_W, WIDE)
+        y, x, real, region = token_place(token, window, geometry, WINDOW_H, WINDOW_W, PADDING, WIDE)
         padding = (token < TOKENS) & (real == 0)
-        attended = (token < TOKENS) & (real | (mask_padding == 0))
+        attended = attended_tokens(token, real, TOKENS, PADDING)
         tile = additive_tile(
             bias_ptr + head * bias_head_stride, bias_stride, token[:, None], token[None, :], region[:, None], region[None, :], attended[None, :],
             WINDOW_H, WINDOW_W, BIAS,
@@ -141,47 +143,51 @@ def window_attention_small_bwd_kernel(
         for step in tl.range(0, images, num_stages=STAGES):
             image = (first_image + step).to(tl.int64)
             q_ptr = qkv_ptr + image * stride_b + head * HEAD_DIM
-            q = load_rows(q_ptr, in_offsets, mask, padding, value_q, PAD_VALUE)
-            k = load_rows(q_ptr + channels, in_offsets, mask, padding, value_k, PAD_VALUE)
-            v = load_rows(q_ptr + 2 * channels, in_offsets, mask, padding, value_v, PAD_VALUE)
+            q = load_rows(q_ptr, in_offsets, mask, padding, value_q, PADDING)
+            k = load_rows(q_ptr + channels, in_offsets, mask, padding, value_k, PADDING)
+            v = load_rows(q_ptr + 2 * channels, in_offsets, mask, padding, value_v, PADDING)
             # rows of padded tokens and beyond the window are zero, and so is all they would add to a gradient
             d_out = tl.load(grad_ptr + image * grad_stride_b + head * HEAD_DIM + grad_offsets, mask=mask, other=0.0)
             scores, q_inverse, k_inverse = product_scores(q, k, tile, scale, COSINE, PRECISION)
             p = exponentials(scores)
             p *= (1.0 / tl.sum(p, 1))[:, None]
+            dropped = p
+            if DROPOUT:
+                item = (image * windows + window) * heads + head
+                dropped = tl.where(kept(seed, item, token[:, None], token[None, :], keep_threshold, TOKENS), p * keep_factor, 0.0)
             d_p = tl.dot(d_out, tl.trans(v), input_precision=PRECISION)
             # dS before the product for dV: it frees dP, and the tiles that live on are 16 bits wide
             if DROPOUT:
-                item = (image * windows + window) * heads + head
-                keep = kept(seed, item, token[:, None], token[None, :], keep_threshold, TOKENS)
-                d_p = tl.where(keep, d_p * keep_factor, 0.0)
-                d_s = p * (d_p - tl.sum(p * d_p, 1)[:, None])
-                p = tl.where(keep, p * keep_factor, 0.0)
+                d_p *= dropped
+                d_s = d_p - p * tl.sum(d_p, 1)[:, None]
             else:
                 d_s = p * (d_p - tl.sum(p * d_p, 1)[:, None])
             if BIAS != "none":
                 d_bias += d_s
             d_ptr = d_qkv_ptr + image * d_stride_b + head * HEAD_DIM
-            d_v = tl.dot(tl.trans(p.to(dtype)), d_out, input_precision=PRECISION)
+            d_v = tl.dot(tl.trans(dropped.to(dtype)), d_out, input_precision=PRECISION)
             tl.store(d_ptr + 2 * channels + d_offsets, d_v.to(dtype), mask=mask)
+            if PADDING == "value":
+                d_value_v += tl.sum(tl.where(padding[:, None], d_v, 0.0), 0)
             d_s = d_s.to(dtype)
+            # each gradient is finished and stored before the next product, to free its registers
             if COSINE:
-                unit_q = q.to(tl.float32) * q_inverse[:, None]
-                unit_k = k.to(tl.float32) * k_inverse[:, None]
-                d_q = tl.dot(d_s, unit_k.to(dtype), input_precision=PRECISION)
+                d_k = tl.dot(tl.trans(d_s), unit(q, q_inverse).to(dtype), input_precision=PRECISION)
+                d_k = through_normalisation(d_k, unit(k, k_inverse), k_inverse, tl.sum(unit(k, k_inverse) * d_k, 1)) * scale
+            else:
+                d_k = tl.dot(tl.trans(d_s), q, input_precision=PRECISION) * scale
+            tl.store(d_ptr + channels + d_offsets, d_k.to(dtype), mask=mask)
+            if PADDING == "value":
+                d_value_k += tl.sum(tl.where(padding[:, None], d_k, 0.0), 0)
+            if COSINE:
+                d_q = tl.dot(d_s, unit(k, k_inverse).to(dtype), input_precision=PRECISION)
                 # the sum over keys of dS_ij cos_ij is the product of the unit row and its gradient
-                d_logit_scale += tl.sum(unit_q * d_q, 1)
-                d_q = through_normalisation(d_q * scale, unit_q, q_inverse)
-                d_k = tl.dot(tl.trans(d_s), unit_q.to(dtype), input_precision=PRECISION)
-                d_k = through_normalisation(d_k * scale, unit_k, k_inverse)
+                along = tl.sum(unit(q, q_inverse) * d_q, 1)
+                d_logit_scale += along
+                d_q = through_normalisation(d_q, unit(q, q_inverse), q_inverse, along) * scale
             else:
                 d_q = tl.dot(d_s, k, input_precision=PRECISION) * scale
-                d_k = tl.dot(tl.trans(d_s), q, input_precision=PRECISION) * scale
             tl.store(d_ptr + d_offsets, d_q.to(dtype), mask=mask)
-            tl.store(d_ptr + channels + d_offsets, d_k.to(dtype), mask=mask)
-            if PAD_VALUE:
-                d_value_k += tl.sum(tl.where(padding[:, None], d_k, 0.0), 0)
-                d_value_v += tl.sum(tl.where(padding[:, None], d_v, 0.0), 0)
 
     part = tl.program_id(0).to(tl.int64)
     token = tl.arange(0, BLOCK_N)
@@ -190,7 +196,7 @@ def window_attention_small_bwd_kernel(
         tl.store(d_bias_ptr + part * (BLOCK_N * BLOCK_N) + token[:, None] * BLOCK_N + token[None, :], d_bias)
     if COSINE:
         tl.store(d_logit_scale_ptr + part, tl.sum(d_logit_scale, 0) * plain_scale)
-    if PAD_VALUE:
+    if PADDING == "value":
         value_part_ptr = d_qkv_bias_ptr + part // heads * (2 * channels) + head * HEAD_DIM + d
         tl.store(value_part_ptr, d_value_k, mask=d < HEAD_DIM)
         tl.store(value_part_ptr + channels, d_value_v, mask=d < HEAD_DIM)

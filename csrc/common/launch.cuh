@@ -10,6 +10,11 @@ extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stre
 
 namespace vtk {
 
+__device__ inline void* dynamic_shared() {
+  extern __shared__ uint4 memory[];
+  return memory;
+}
+
 class Launch {
  public:
   explicit Launch(const Tensor& tensor) : guard_(tensor.get_device_index()) {
@@ -24,13 +29,26 @@ class Launch {
   // kernel<<<blocks, threads>>>(arguments...); nothing for no blocks
   template <class... Parameters, class... Arguments>
   void operator()(void (*kernel)(Parameters...), int64_t blocks, int threads, const Arguments&... arguments) const {
-    if (blocks == 0) return;
-    kernel<<<static_cast<unsigned>(blocks), threads, 0, stream_>>>(arguments...);
-    const cudaError_t error = cudaGetLastError();
-    STD_TORCH_CHECK(error == cudaSuccess, "a CUDA kernel could not be launched: ", cudaGetErrorString(error));
+    start(kernel, blocks, threads, 0, arguments...);
+  }
+
+  // the same for a kernel that asks `dynamic_shared` for so many bytes
+  template <class... Parameters, class... Arguments>
+  void with_shared(size_t bytes, void (*kernel)(Parameters...), int64_t blocks, int threads, const Arguments&... arguments) const {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+    start(kernel, blocks, threads, bytes, arguments...);
   }
 
  private:
+  template <class... Parameters, class... Arguments>
+  void start(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t bytes, const Arguments&... arguments) const {
+    if (blocks == 0) return;
+    kernel<<<static_cast<unsigned>(blocks), threads, bytes, stream_>>>(arguments...);
+    check(cudaGetLastError());
+  }
+
+  static void check(cudaError_t error) { STD_TORCH_CHECK(error == cudaSuccess, "a CUDA kernel could not be launched: ", cudaGetErrorString(error)); }
+
   torch::stable::accelerator::DeviceGuard guard_;
   cudaStream_t stream_ = nullptr;
 };

@@ -74,12 +74,19 @@ constexpr const char* kBackward =
     "Tensor(c!)? d_bias, "
     "Tensor(d!)? d_logit_scale, Tensor(e!)? d_qkv_bias) -> ()";
 
+// on GPUs only; `lanes` blocks share the windows of a head, and each has a part of the parameters' gradients
+constexpr const char* kLargeBackward =
+    "window_attention_large_backward(Tensor grad_out, Tensor out, Tensor statistics, Tensor qkv, Tensor? bias_table, Tensor? qkv_bias, int num_heads, "
+    "int window_h, int window_w, int shift_h, int shift_w, float scale, bool mask_padding, bool shift_first, int lanes, Tensor(a!) d_qkv, "
+    "Tensor(b!)? d_table_parts, Tensor(c!)? d_value_parts) -> ()";
+
 }  // namespace
 }  // namespace vtk
 
 STABLE_TORCH_LIBRARY_FRAGMENT(vtkernels_native, m) {
   m.def(vtk::kForward);
   m.def(vtk::kBackward);
+  m.def(vtk::kLargeBackward);
 }
 STABLE_TORCH_LIBRARY_IMPL(vtkernels_native, CPU, m) {
   m.impl("window_attention_forward", TORCH_BOX(&vtk::forward));

@@ -11,12 +11,15 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURES = ("80", "86", "89", "90", "100", "120")
-# what lets 1024 threads or more of a kernel reside in a multiprocessor; AdamW has five arrays to keep in flight, others fewer
+# what lets 1024 threads or more of a kernel reside in a multiprocessor; AdamW has five arrays to keep in flight, others fewer. Window
+# attention's has a multiprocessor for itself, for its shared memory
 REGISTERS = {
     "sam_square_sum_kernel": 48, "sam_total_kernel": 64, "sam_norm_kernel": 64, "sam_perturb_kernel": 48, "sam_restore_kernel": 48,
     "sgd_step_kernel": 48, "adamw_corrections_kernel": 48, "adamw_step_kernel": 64,
+    "window_attention_large_backward_kernel": 168,
 }  # fmt: skip
 WALKS = ("sam_perturb_kernel", "sam_restore_kernel", "sgd_step_kernel", "adamw_step_kernel")
+ATOMICS = r"\b(ATOMG?|REDG?)\."
 # `setup.py` builds into a copy of its folder of objects, so that neither that nor the installed library is touched
 BUILD = """
 import importlib.util, pathlib, sys, setuptools
@@ -64,25 +67,43 @@ def test_no_kernel_spills_or_takes_more_registers_than_it_may(build):
     assert not wrong, "\n".join(wrong)
 
 
-def test_memory_is_moved_sixteen_bytes_at_a_time_and_without_atomics(build):
+def functions(library: Path, folder: str) -> list[str]:
+    """The machine code of each kernel of an op and architecture, its name first."""
     triton = pytest.importorskip("triton", reason="triton, which brings cuobjdump, is not installed")
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    code = subprocess.run([tool, "-sass", build[0] / "sam" / "cuda.cu.o"], capture_output=True, text=True, check=True).stdout
-    functions = code.split("Function : ")[1:]
-    assert len(functions) == len(REGISTERS) * len(ARCHITECTURES)
-    for function in functions:
+    code = subprocess.run([tool, "-sass", library / folder / "cuda.cu.o"], capture_output=True, text=True, check=True).stdout
+    return code.split("Function : ")[1:]
+
+
+def test_memory_is_moved_sixteen_bytes_at_a_time_and_without_atomics(build):
+    found = functions(build[0], "sam")
+    assert len(found) == (len(REGISTERS) - 1) * len(ARCHITECTURES)
+    for function in found:
         name = function.partition("\n")[0]
-        assert not re.search(r"\b(ATOMG?|REDG?)\.", function), f"{name} has atomics"
+        assert not re.search(ATOMICS, function), f"{name} has atomics"
         if any(walk in name for walk in WALKS):
             # in each of the three dtypes
             assert len(re.findall(r"\bLDG\.E\.\S*128", function)) >= 2 and len(re.findall(r"\bSTG\.E\.\S*128", function)) >= 2, f"{name} moves narrow words"
+
+
+def test_window_attention_runs_on_tensor_cores_with_copies_that_do_not_wait_and_without_atomics(build):
+    found = functions(build[0], "window_attention")
+    # in two dtypes
+    assert len(found) == 2 * len(ARCHITECTURES)
+    for function in found:
+        name = function.partition("\n")[0]
+        assert not re.search(ATOMICS, function), f"{name} has atomics"
+        # q, k, v, the output and its gradient, and of the statistics two
+        assert len(re.findall(r"\bLDGSTS\.E\.\S*128", function)) >= 5, f"{name} waits for its rows"
+        # 28 products of 16 x 16 a pair of tiles in the two passes, three pairs unrolled, masked or not
+        assert len(re.findall(r"\bHMMA\.16816\.F32", function)) == 28 * 3 * 2, f"{name} has other products"
 
 
 def test_the_library_loads_without_a_gpu_and_its_cpu_kernels_run(build):
     code = """
 import sys, torch
 torch.ops.load_library(sys.argv[1])
-for op in ("sam_square_sum", "sam_perturb", "sam_restore", "sgd_step", "adamw_step"):
+for op in ("sam_square_sum", "sam_perturb", "sam_restore", "sgd_step", "adamw_step", "window_attention_large_backward"):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"vtkernels_native::{op}", "CUDA"), op
 params, backups = [torch.zeros(5)], [torch.ones(5)]
 torch.ops.vtkernels_native.sam_restore(params, backups)
@@ -116,6 +137,11 @@ for name in ("sam_square_sum", "sam_perturb_", "sam_restore_", "sgd_step_", "ada
     # what the one returns, the other is given to write to
     assert [(kind, writes) for _, kind, writes in native[len(python):]] == returns, (name, native, returns)
     assert native[:len(python)] == python, (name, native, python)
+# its backend takes of the op's arguments what it has kernels for, and pairs as two numbers
+python = {name: kind for name, kind, _ in arguments(torch.ops.vtkernels.window_attention_backward)}
+python |= {"out": "Optional[Tensor]", "window_h": "int", "window_w": "int", "shift_h": "int", "shift_w": "int", "lanes": "int"}
+for name, kind, writes in arguments(torch.ops.vtkernels_native.window_attention_large_backward):
+    assert name.startswith("d_") if writes else kind == ("Tensor" if name == "out" else python[name]), (name, kind)
 """
 
 
@@ -130,3 +156,11 @@ def test_python_and_cpp_agree_on_the_number_of_tensors():
 
     source = (ROOT / "csrc" / "sam" / "cuda_table.cuh").read_text()
     assert int(re.search(r"kMaxTensors = (\d+);", source)[1]) == cuda.MAX_TENSORS
+
+
+def test_python_and_cpp_agree_on_the_windows_of_the_cuda_backward():
+    from vtkernels.ops.window_attention import cuda
+
+    source = (ROOT / "csrc" / "window_attention" / "cuda.cu").read_text()
+    constants = {name: int(re.search(rf"{name} = (\d+)[,;]", source)[1]) for name in ("kHeadDim", "kTile", "kTiles", "kSharedBytes")}
+    assert (constants["kHeadDim"], constants["kTile"] * constants["kTiles"], constants["kSharedBytes"]) == (cuda.HEAD_DIM, cuda.TOKENS, cuda.SHARED_BYTES)

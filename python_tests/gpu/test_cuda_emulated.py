@@ -1,13 +1,7 @@
-"""The CUDA kernels of the multi-tensor ops, compiled as ordinary C++ and run by fibers (emulation/), under the ops' contract.
-
-Their logic is tested so; races, launches and speed need a GPU.
-"""
+"""The CUDA kernels of the multi-tensor ops, emulated on the CPU, under the ops' contract."""
 
 import ctypes
 import dataclasses
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,37 +9,22 @@ import torch
 
 import vtkernels as vt
 from python_tests.gpu import sam_checks as checks
+from python_tests.gpu.emulated import compile_emulation, native_ops
 from vtkernels._core.op import OPS
 from vtkernels._core.testing import Case
 from vtkernels.ops.sam import cuda
 from vtkernels.ops.sam.common import why_not_flat
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory) -> Path:
-    if shutil.which("g++") is None:
-        pytest.skip("the emulation of CUDA needs g++")
-    library, include = tmp_path_factory.mktemp("emulated") / "cuda.so", Path(torch.__file__).parent / "include"
-    folders = [f"-I{folder}" for folder in (Path(__file__).parent / "emulation", include, ROOT / "csrc")]
-    flags = ["-std=c++20", "-O1", "-fPIC", "-shared", "-DTORCH_STABLE_ONLY", "-DTORCH_TARGET_VERSION=0x020a000000000000", *folders]
-    source, link = ROOT / "csrc" / "sam" / "cuda.cu", [f"-L{include.parent / 'lib'}", "-ltorch_cpu"]
-    done = subprocess.run(["g++", *flags, "-x", "c++", source, "-o", library, *link], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[:5000]
-    return library
+    return compile_emulation("sam", tmp_path_factory.mktemp("emulated"))
 
 
 @pytest.fixture(scope="module")
 def emulated(library: Path) -> torch._ops._OpNamespace:
-    """The native ops with the schemas of the real ones, on CPU tensors."""
-    definitions = re.findall(r"m\.def\(([^;]*)\);", (ROOT / "csrc" / "sam" / "register.cpp").read_text())
-    registry = torch.library.Library("vtkernels_emulated", "DEF")
-    for definition in definitions:
-        registry.define("".join(re.findall(r'"([^"]*)"', definition)))
-    torch.ops.load_library(str(library))
-    yield torch.ops.vtkernels_emulated
-    registry._destroy()
+    with native_ops("sam", library) as ops:
+        yield ops
 
 
 @pytest.fixture(autouse=True)

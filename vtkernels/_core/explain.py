@@ -16,10 +16,11 @@ class Explanation:
     op: str
     asked: str
     reasons: dict[str, dict[str, str | None]]  # by phase, by backend: None where it can run
+    left_to_others: tuple[str, ...] = ()  # phases that the backend asked for has no kernel for, but runs the rest of
 
     def chosen(self, phase: str = "forward") -> str | None:
         """The backend that runs the phase; None if the one asked for cannot."""
-        candidates = self.reasons[phase] if self.asked == "auto" else {self.asked: self.reasons[phase][self.asked]}
+        candidates = self.reasons[phase] if self.asked == "auto" or phase in self.left_to_others else {self.asked: self.reasons[phase][self.asked]}
         return next((name for name, reason in candidates.items() if reason is None), None)
 
     def __str__(self) -> str:
@@ -40,7 +41,8 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
     asked = env.default_backend() if arguments["backend"] == "auto" else arguments["backend"]
     found.check_name(asked)
     call = found.to_call(**arguments)
-    return Explanation(op, asked, {phase: found.reasons(phase, call) for phase in found.phases})
+    left = tuple(phase for phase in found.phases if asked != "auto" and found.leaves_to_others(phase, asked, call))
+    return Explanation(op, asked, {phase: found.reasons(phase, call) for phase in found.phases}, left)
 
 
 def backends() -> dict[str, dict[str, str | None]]:

@@ -18,7 +18,11 @@ OPS: dict[str, "Op"] = {}
 
 @dataclass(frozen=True)
 class Backend:
-    """A way to run an op. `why_not(phase, call)` reads metadata only: None, or a sentence saying why it cannot run the call."""
+    """A way to run an op. `why_not(phase, call)` reads metadata only: None, or a sentence saying why it cannot run the call.
+
+    A backend may leave phases out. `why_not` says so of them, unless it has more to say against the call; asked for explicitly, such a
+    backend leaves them to the others, in the order of `auto`.
+    """
 
     name: str
     why_not: Callable[[str, Any], str | None]
@@ -87,11 +91,17 @@ class Op:
         preferred = self._choice(phase, call)
         return sorted(self._modules, key=lambda name: name != preferred) if preferred else list(self._modules)
 
+    def leaves_to_others(self, phase: str, backend: str, call: Any) -> bool:
+        """Whether the backend has no kernel for this phase, but runs the rest of the call."""
+        found = self.backend(backend)
+        rest = [other for other in self.phases if other in found.phases]
+        return phase not in found.phases and rest != [] and all(found.why_not(other, call) is None for other in rest)
+
     def select(self, phase: str, backend: str, call: Any) -> Callable[..., Any]:
         """The launcher for this call. An explicit backend runs or raises; `auto` takes the first that can."""
         if backend == "auto":
             backend = env.default_backend()
-        if backend != "auto":
+        if backend != "auto" and not self.leaves_to_others(phase, backend, call):
             reason = self.backend(backend).why_not(phase, call)
             if reason is not None:
                 raise RuntimeError(f"{self.name}: backend {backend!r} was asked for but cannot run this call: {reason}; try backend='auto'")

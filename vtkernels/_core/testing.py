@@ -110,9 +110,9 @@ def differentiable(inputs: Inputs) -> dict[str, Tensor]:
 
 
 def why_not(op: str, inputs: Inputs, backend: str) -> str | None:
-    """Why a backend cannot run all phases of the op for these inputs; None if it can."""
-    reasons = explain(op, **inputs, backend=backend).reasons
-    return next((reason for phase in reasons.values() if (reason := phase[backend]) is not None), None)
+    """Why a backend cannot run all phases of the op that it has for these inputs; None if it can."""
+    found = explain(op, **inputs, backend=backend)
+    return next((reasons[backend] for phase, reasons in found.reasons.items() if found.chosen(phase) is None), None)
 
 
 def call_of(op: str, inputs: Inputs) -> Any:

@@ -39,6 +39,7 @@ def cases(op: str = "window_attention") -> list[Case]:
         _case("window_32", "N = 1024: the largest window", (32, 32), 32, 5, batch=1, heads=1),
         _case("shift_one_axis", "one axis shifted, the other not", (8, 8), 4, (0, 2)),
         _case("largest_shift", "a shift of window - 1", (12, 12), 4, (3, 3)),
+        *_large_heads(),
         # heads
         _case("one_head", "no stride between heads", (8, 8), 4, 2, heads=1),
         _case("five_heads", "a head count no power of two divides", (8, 8), 4, 2, heads=5),
@@ -97,6 +98,21 @@ def _ragged() -> Iterable[Case]:
     yield _case("cosine_ragged", "padded rows are normalised too", (9, 7), 4, 2, cosine=True, with_qkv_bias=True)
     yield _case("cosine_ragged_zeros", "padded rows of zeros have no direction", (7, 6), 4, 2, cosine=True)
     yield _case("dense_bias_ragged", "a dense bias beside padding", (7, 6), 4, 2, table=None, dense_bias=True, with_qkv_bias=True)
+
+
+def _large_heads() -> Iterable[Case]:
+    """Heads of 32 in windows of 65 to 144 tokens, which have a backward of their own on GPUs."""
+    for order, shift_first in (("torchvision", False), ("timm", True)):
+        why = f"padded and shifted in {order}'s order, padding with a gradient"
+        yield _case(f"large_heads_ragged_{order}", why, (13, 20), 12, 5, batch=1, head_dim=32, with_qkv_bias=True, shift_first=shift_first)
+    yield _case("large_heads_masked", "padding takes no part", (10, 13), 12, 5, head_dim=32, with_qkv_bias=True, mask_padding=True)
+    yield _case("large_heads_unshifted", "no seam, several images, heads and scale", (12, 24), 12, heads=3, head_dim=32, scale=0.3)
+    yield _case("large_heads_9x9", "N = 81: rows of the last tiles are beyond the window", (13, 10), 9, 4, batch=1, head_dim=32, with_qkv_bias=True)
+    yield _case("large_heads_5x13", "rectangular, N = 65", (5, 26), (5, 13), (2, 6), batch=1, head_dim=32, same_dtype=True)
+    yield _case("large_heads_no_table", "no position bias", (12, 16), (12, 8), (6, 4), batch=1, head_dim=32, table=None)
+    yield _case("large_heads_logits", "scores in the thousands", (12, 12), 12, batch=1, heads=1, head_dim=32, gain=20.0)
+    yield _case("large_heads_biases", "biases of +-200 side by side", (12, 12), 12, 2, batch=1, heads=1, head_dim=32, table_spread=200.0)
+    yield _case("large_heads_slice", "qkv is a slice that no copy of 16 bytes fits", (12, 12), 12, 2, batch=1, heads=1, head_dim=32, layout=_slice_of_channels)
 
 
 def _case(

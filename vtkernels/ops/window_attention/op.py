@@ -11,7 +11,7 @@ from vtkernels._core.philox import draw_seed
 from vtkernels.ops.window_attention.common import Call, statistics_shape
 
 _HERE = "vtkernels.ops.window_attention"
-OP = Op("window_attention", {"triton": f"{_HERE}.triton", "cpu": f"{_HERE}.native", "reference": f"{_HERE}.reference"})
+OP = Op("window_attention", {"triton": f"{_HERE}.triton", "cuda": f"{_HERE}.cuda", "cpu": f"{_HERE}.native", "reference": f"{_HERE}.reference"})
 _PARAMETERS = ("bias_table", "bias", "logit_scale", "qkv_bias")
 
 
@@ -53,7 +53,7 @@ def window_attention(
             The same unless the map is both shifted and padded.
         dropout_p: probability of dropping an attention weight.
         seed: of the dropout; the same seed drops the same weights on every backend. Default: drawn from torch.
-        backend: auto, triton, cpu or reference.
+        backend: auto, triton, cuda (the backward of large windows only; the forward as under auto), cpu or reference.
 
     Returns:
         [B, H, W, C]

@@ -1,7 +1,8 @@
 // In the place of csrc/common/launch.cuh: CUDA kernels as ordinary functions, run on a CPU. For tests of what they compute.
 //
 // Blocks run one after another. The threads of a block are fibers that run until they meet: at __syncthreads() and in shuffles, where
-// every thread of the block must come along, as in the kernels at hand. So each meeting is a barrier. Races are not seen.
+// every thread of the block must come along, as in the kernels at hand. So each meeting is a barrier. Races are not seen. What warps do on
+// tensor cores is in mma.cuh beside this.
 #pragma once
 #include <ucontext.h>
 
@@ -13,7 +14,8 @@
 #include "common/abi.h"
 
 #define __global__ inline
-#define __device__ inline
+#define __device__
+#define __host__
 #define __shared__ static
 #define __grid_constant__
 #define __launch_bounds__(...)
@@ -35,6 +37,7 @@ inline std::vector<double> exchanged(1024);
 inline ucontext_t scheduler;
 inline std::function<void()> body;
 inline int64_t launches = 0;
+inline std::vector<double> shared;
 
 inline void meet() {
   const Index self = thread;
@@ -84,9 +87,12 @@ inline double exchange(double value, int lane_mask) {
 #define blockIdx emulation::block
 #define blockDim emulation::block_size
 #define __syncthreads() emulation::meet()
+#define __syncwarp() emulation::meet()
 #define __shfl_xor_sync(mask, value, lane_mask) emulation::exchange(value, lane_mask)
 
 namespace vtk {
+
+inline void* dynamic_shared() { return emulation::shared.data(); }
 
 struct Launch {
   explicit Launch(const Tensor&) {}
@@ -101,6 +107,13 @@ struct Launch {
       emulation::block.x = static_cast<unsigned>(i);
       emulation::run_block(threads);
     }
+  }
+
+  template <class... Parameters, class... Arguments>
+  void with_shared(size_t bytes, void (*kernel)(Parameters...), int64_t blocks, int threads, const Arguments&... arguments) const {
+    // what a kernel forgets to write is NaN
+    emulation::shared.assign((bytes + 7) / 8, NAN);
+    (*this)(kernel, blocks, threads, arguments...);
   }
 };
 

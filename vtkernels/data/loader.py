@@ -50,7 +50,8 @@ def create_loader(
         train: shuffled by (seed, epoch), equally many samples in every process, incomplete batches left out. Otherwise in order, each sample
             exactly once over all processes, so that the last batches of processes may differ.
         transform: `transform(image, seed=...)`, which gets a 64-bit number of its own for each visit of a sample, or `transform(image)`; what
-            this kind draws from torch's, NumPy's and Python's global generators is seeded for each visit too.
+            this kind draws from torch's, NumPy's and Python's global generators is seeded for each visit too. One with an argument `target`,
+            as in `joint`, gets the target as well and answers with both.
         workers: processes that read and transform; 0 does so in this one.
         device: where batches go, by pinned memory and ahead of their use where that is a GPU.
         statistics: if given, images leave as float32, pixels normalised by these after the transfer.
@@ -243,19 +244,23 @@ class _Seeded(Dataset):
 
     def __init__(self, dataset: Dataset, transform: Callable | None, seed: int):
         self.dataset, self.transform, self.seed = dataset, transform, seed
-        self.takes_seed = transform is not None and "seed" in inspect.signature(transform).parameters
+        parameters = inspect.signature(transform).parameters if transform is not None else {}
+        self.takes_seed, self.takes_target = "seed" in parameters, "target" in parameters
 
     def __getitem__(self, key: SampleKey) -> tuple[Any, Any] | _Failure:
         try:
             image, target = self.dataset[key.index]
         except CorruptImage as error:
             return _Failure(error.path, error.reason)
+        if self.transform is None:
+            return image, target
+        given = (image, target) if self.takes_target else (image,)
         if self.takes_seed:
-            image = self.transform(image, seed=_number(np.uint64, self.seed, *key))
-        elif self.transform is not None:
+            result = self.transform(*given, seed=_number(np.uint64, self.seed, *key))
+        else:
             with _global_generators(_number(np.uint32, self.seed, *key)):
-                image = self.transform(image)
-        return image, target
+                result = self.transform(*given)
+        return result if self.takes_target else (result, target)
 
 
 def _number(kind: type[np.unsignedinteger], *parts: int) -> int:

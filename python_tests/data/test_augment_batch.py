@@ -7,7 +7,7 @@ import pytest
 import torch
 from images import require_imgops
 
-from vtkernels.data import augment
+from vtkernels.data import augment, create_dataset, create_loader
 from vtkernels.data.augment import AugMix, AutoAugment, BatchAugMix, BatchAutoAugment, BatchRandAugment, BatchRandomAutoAugment, RandAugment, RandomAutoAugment
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))]
@@ -124,6 +124,19 @@ def test_policies_are_the_native_ones(single, batched, device):
     result = batched(images, np.arange(40))
     for sample, image in enumerate(images_of(images)):
         assert (images_of(result[sample : sample + 1])[0] == single(image, sample)).all()
+
+
+def test_the_loader_augments_whole_batches():
+    dataset, augmix = create_dataset("shapes", count=12, size=16), BatchAugMix(mean=0.5, std=0.5)
+    loaders = [create_loader(dataset, 4, train=True, augment=augmix.views, seed=seed, workers=workers) for seed, workers in ((3, 0), (3, 1), (4, 0))]
+    first, workers, other = (torch.stack([images for images, _ in loader]) for loader in loaders)
+    assert first.shape == (3, 12, 3, 16, 16) and torch.equal(first, workers) and not torch.equal(first, other)
+    again = loaders[0]
+    again.load_state_dict({**again.state_dict(), "epoch": 0, "batch": 2})
+    assert torch.equal(next(iter(again))[0], first[2])
+    policy, statistics = BatchRandAugment(prob=1.0), ((0.5,) * 3, (0.25,) * 3)
+    (images, _), (plain, _) = (next(iter(create_loader(dataset, 4, augment=augment, statistics=statistics))) for augment in (policy, None))
+    assert images.dtype == torch.float32 and images.abs().max() <= 2 and not torch.equal(images, plain)
 
 
 def test_one_seed_is_spread_over_the_samples():

@@ -129,6 +129,7 @@ IMAGE = np.zeros((8, 9, 3), np.uint8)
         (lambda: joint.Resize(4)(IMAGE, {"boxes": np.zeros(4)}), r"\[n, 4\]"),
         (lambda: joint.RandomScale((2, 1)), "in order"),
         (lambda: joint.RandomCrop(4, least_visible=2), "least_visible"),
+        (lambda: joint.RandomCrop(4, void=-1)(IMAGE, np.zeros((8, 9), np.uint8), seed=0), "fit the map's uint8, got -1"),
     ],
 )
 def test_bad_input_is_told(call, words):

@@ -113,6 +113,8 @@ class RandomCrop:
         # channels first, as rows and columns are cut at the end
         cropped = np.moveaxis(cut(np.moveaxis(array, 2, 0), color[: array.shape[2]]), 0, 2) if array.ndim == 3 else cut(array, color)
         if not isinstance(target, dict):
+            if target.dtype.kind in "iu" and not np.iinfo(target.dtype).min <= self.void <= np.iinfo(target.dtype).max:
+                fail("RandomCrop", "void", f"fit the map's {target.dtype}", self.void, "try 255 of uint8")
             return np.ascontiguousarray(cropped), cut(target, self.void)
         kept = _mapped(target, lambda boxes: boxes - np.array([left, top, left, top], boxes.dtype), lambda masks: cut(masks, 0))
         return np.ascontiguousarray(cropped), _visible(kept, rows, columns, self.least_visible)

@@ -19,6 +19,10 @@ def extension():
     require_imgops()
 
 
+# the same code for tensors on a CPU as on other devices, and the native code in its place
+WAYS = [("cpu", False), ("cpu", True), pytest.param(("cuda", False), marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))]
+
+
 def batch(shape, seed=0, device="cpu"):
     """Noise, one value, few values, ramps, black and white."""
     rng = np.random.default_rng(seed)
@@ -92,12 +96,13 @@ def test_large_groups_are_done_in_parts(monkeypatch):
     assert torch.equal(augment.apply_batch(images, steps), whole)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("way", WAYS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("settings", [{}, {"ops": "all", "severity": 10, "fill": 40}, {"width": 1, "depth": 4, "filter": "bicubic", "mean": 0.5, "std": 0.5}])
-def test_augmix_is_the_native_one(settings, shape, device):
-    images, seeds = batch(shape, device=device), list(range(50, 50 + shape[0]))
+def test_augmix_is_the_native_one(settings, shape, way):
+    images, seeds = batch(shape, device=way[0]), list(range(50, 50 + shape[0]))
     augmix, batched = AugMix(**settings), BatchAugMix(**settings)
+    batched.native_on_cpu = way[1]
     views = batched.views(images, seeds)
     assert views.dtype == torch.float32 and views.device == images.device
     expected = np.stack([augmix.views(image, seed) for image, seed in zip(images_of(images), seeds, strict=True)], axis=1)
@@ -107,7 +112,7 @@ def test_augmix_is_the_native_one(settings, shape, device):
     assert torch.equal(batched(images[1:], seeds[1:]), views[shape[0] + 1 : 2 * shape[0]]), "a sample's neighbours change nothing"
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("way", WAYS, ids=str)
 @pytest.mark.parametrize(
     "single, batched",
     [
@@ -119,8 +124,9 @@ def test_augmix_is_the_native_one(settings, shape, device):
     ],
     ids=lambda policy: type(policy).__name__,
 )
-def test_policies_are_the_native_ones(single, batched, device):
-    images = batch((40, 3, 33, 20), device=device)
+def test_policies_are_the_native_ones(single, batched, way, monkeypatch):
+    monkeypatch.setattr(batched, "native_on_cpu", way[1])
+    images = batch((40, 3, 33, 20), device=way[0])
     result = batched(images, np.arange(40))
     for sample, image in enumerate(images_of(images)):
         assert (images_of(result[sample : sample + 1])[0] == single(image, sample)).all()

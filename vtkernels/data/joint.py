@@ -24,11 +24,11 @@ VOID = 255
 class Compose:
     """One joint transform after the other, each with a seed of its own."""
 
-    def __init__(self, *transforms: JointTransform):
-        self.transforms = transforms
+    def __init__(self, *steps: JointTransform):
+        self.steps = steps
 
     def __call__(self, image: Any, target: Target, seed: int) -> tuple[Any, Target]:
-        for place, transform in enumerate(self.transforms):
+        for place, transform in enumerate(self.steps):
             image, target = transform(image, target, seed=sample_seed(seed, 0, place))
         return image, target
 

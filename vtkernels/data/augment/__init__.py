@@ -1,7 +1,7 @@
 """Augmentation of uint8 images, with Pillow's pixels at the speed of native code.
 
 Images are numpy arrays [H, W, 3] or [H, W], or Pillow images; every random choice is a function of the seed given with the image. What begins
-with `Batch` takes uint8 tensors [B, C, H, W] on any device instead, and a seed for each sample.
+with `Batch` takes uint8 tensors [B, C, H, W] on any device that has float64 instead, and a seed for each sample.
 """
 
 from vtkernels.data.augment.augmix import AugMix

@@ -14,12 +14,14 @@ _LAZY_NAMES = {
     "corrupt": "corruptions",
     "create_dataset": "datasets",
     "create_loader": "loader",
+    "eval_transform": "transforms",
     "fgsm": "adversarial",
     "list_datasets": "datasets",
     "pgd": "adversarial",
     "soft_targets": "mix",
+    "train_transform": "transforms",
 }
-_LAZY = ("adversarial", "augment", "corruptions", "datasets", "loader", "mix", "samplers")
+_LAZY = ("adversarial", "augment", "corruptions", "datasets", "joint", "loader", "mix", "samplers", "transforms")
 
 __all__ = [*sorted(_LAZY_NAMES), *sorted(_LAZY)]
 

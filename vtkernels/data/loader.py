@@ -29,6 +29,7 @@ def create_loader(
     workers: int = 0,
     seed: int = 0,
     device: torch.device | str | None = None,
+    augment: Callable | None = None,
     statistics: Statistics | None = None,
     erase: Callable | None = None,
     mix: Callable | None = None,
@@ -50,9 +51,12 @@ def create_loader(
         train: shuffled by (seed, epoch), equally many samples in every process, incomplete batches left out. Otherwise in order, each sample
             exactly once over all processes, so that the last batches of processes may differ.
         transform: `transform(image, seed=...)`, which gets a 64-bit number of its own for each visit of a sample, or `transform(image)`; what
-            this kind draws from torch's, NumPy's and Python's global generators is seeded for each visit too.
+            this kind draws from torch's, NumPy's and Python's global generators is seeded for each visit too. One with an argument `target`,
+            as in `joint`, gets the target as well and answers with both.
         workers: processes that read and transform; 0 does so in this one.
         device: where batches go, by pinned memory and ahead of their use where that is a GPU.
+        augment: `augment(images, seed)` of whole uint8 batches on the device, such as `BatchRandAugment(...)`, or `BatchAugMix(...).views`, whose
+            answer is normalised already.
         statistics: if given, images leave as float32, pixels normalised by these after the transfer.
         erase: `erase(images, rng=...)` of whole batches on the device, before mixing, such as `RandomErasing` or `Cutout`.
         mix: `mix(images, targets, rng=...)` of whole batches on the device, such as `Mixup`. An odd batch loses its last sample first.
@@ -76,7 +80,7 @@ def create_loader(
     elif repeats != 1 or rank is not None or world is not None:
         fail("create_loader", "repeats, rank and world", "be left to the sampler where one is given", (repeats, rank, world))
     batches = _Batches(sampler, batch_size, train if drop_last is None else drop_last)
-    return Loader(_Seeded(dataset, transform, seed), batches, train, workers, torch.device(device or "cpu"), statistics, erase, mix, on_corrupt)
+    return Loader(_Seeded(dataset, transform, seed), batches, train, workers, torch.device(device or "cpu"), augment, statistics, erase, mix, on_corrupt)
 
 
 def _place(rank: int | None, world: int | None) -> dict[str, int]:
@@ -108,13 +112,14 @@ class Loader:
         train: bool,
         workers: int,
         device: torch.device,
+        augment: Callable | None,
         statistics: Statistics | None,
         erase: Callable | None,
         mix: Callable | None,
         on_corrupt: str,
     ):
         self.samples, self.batches, self.train, self.device = samples, batches, train, device
-        self.statistics, self.erase, self.mix, self.on_corrupt = statistics, erase, mix, on_corrupt
+        self.augment, self.statistics, self.erase, self.mix, self.on_corrupt = augment, statistics, erase, mix, on_corrupt
         self.epoch, self.corrupt = 0, []
         self._given, self._resume = 0, 0
         self._loader = DataLoader(
@@ -196,9 +201,12 @@ class Loader:
         if self.mix is not None and len(targets) % 2:
             images, targets = images.unflatten(0, (-1, len(targets)))[:, :-1].flatten(0, 1), targets[:-1]
         images, targets = _moved(images, self.device), _moved(targets, self.device)
+        place = self.samples.seed, self.epoch, number, self.batches.sampler.rank
+        if self.augment is not None:
+            images = self.augment(images, _number(np.uint64, *place))
         if self.statistics is not None:
             images = normalised(images, self.statistics)
-        rng = np.random.RandomState(_number(np.uint32, self.samples.seed, self.epoch, number, self.batches.sampler.rank))
+        rng = np.random.RandomState(_number(np.uint32, *place))
         if self.erase is not None:
             images = self.erase(images, rng=rng)
         if self.mix is not None and len(targets):
@@ -243,19 +251,23 @@ class _Seeded(Dataset):
 
     def __init__(self, dataset: Dataset, transform: Callable | None, seed: int):
         self.dataset, self.transform, self.seed = dataset, transform, seed
-        self.takes_seed = transform is not None and "seed" in inspect.signature(transform).parameters
+        parameters = inspect.signature(transform).parameters if transform is not None else {}
+        self.takes_seed, self.takes_target = "seed" in parameters, "target" in parameters
 
     def __getitem__(self, key: SampleKey) -> tuple[Any, Any] | _Failure:
         try:
             image, target = self.dataset[key.index]
         except CorruptImage as error:
             return _Failure(error.path, error.reason)
+        if self.transform is None:
+            return image, target
+        given = (image, target) if self.takes_target else (image,)
         if self.takes_seed:
-            image = self.transform(image, seed=_number(np.uint64, self.seed, *key))
-        elif self.transform is not None:
+            result = self.transform(*given, seed=_number(np.uint64, self.seed, *key))
+        else:
             with _global_generators(_number(np.uint32, self.seed, *key)):
-                image = self.transform(image)
-        return image, target
+                result = self.transform(*given)
+        return result if self.takes_target else (result, target)
 
 
 def _number(kind: type[np.unsignedinteger], *parts: int) -> int:

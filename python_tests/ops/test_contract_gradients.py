@@ -223,21 +223,15 @@ def test_second_derivatives_are_those_of_the_reference(op, backend, case):
 
 @representative_cases_of_any_backend([op for op in DIFFERENTIABLE if OPS[op].twice])
 def test_second_derivatives_against_finite_differences(op, case):
-    inputs = testing.in_dtype(case.inputs(torch.float64), torch.float64)
-    tensors = testing.differentiable(inputs)
-    function = as_function(op, inputs, "reference")
-
-    def of_leaves(*values):
-        return testing.outputs_of(function(dict(zip(tensors, values, strict=True))))["output"]
-
-    leaves = tuple(value.detach().requires_grad_() for value in tensors.values())
-    if any(leaf.numel() == 0 for leaf in leaves):
-        pytest.skip("an empty input has no finite differences")
-    assert torch.autograd.gradgradcheck(of_leaves, leaves, fast_mode=True)
+    check_by_finite_differences(torch.autograd.gradgradcheck, op, case)
 
 
 @representative_cases_of_any_backend(DIFFERENTIABLE)
 def test_the_reference_formula_against_finite_differences(op, case):
+    check_by_finite_differences(torch.autograd.gradcheck, op, case)
+
+
+def check_by_finite_differences(check, op, case):
     inputs = testing.in_dtype(case.inputs(torch.float64), torch.float64)
     tensors = testing.differentiable(inputs)
     function = as_function(op, inputs, "reference")
@@ -248,4 +242,4 @@ def test_the_reference_formula_against_finite_differences(op, case):
     leaves = tuple(value.detach().requires_grad_() for value in tensors.values())
     if any(leaf.numel() == 0 for leaf in leaves):
         pytest.skip("an empty input has no finite differences")
-    assert torch.autograd.gradcheck(of_leaves, leaves, fast_mode=True)
+    assert check(of_leaves, leaves, fast_mode=True)

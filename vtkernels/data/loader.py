@@ -19,6 +19,9 @@ from vtkernels.data.samplers import EpochSampler, InOrder, Repeated, SampleKey, 
 
 log = logging.getLogger(__name__)
 
+# sets the draws of batch n apart from those of sample n
+_OF_BATCHES = 1
+
 
 def create_loader(
     dataset: Dataset,
@@ -55,7 +58,8 @@ def create_loader(
         device: where batches go, by pinned memory and ahead of their use where that is a GPU.
         statistics: if given, images leave as float32, pixels normalised by these after the transfer.
         erase: `erase(images, rng=...)` of whole batches on the device, before mixing, such as `RandomErasing` or `Cutout`.
-        mix: `mix(images, targets, rng=...)` of whole batches on the device, such as `Mixup`. An odd batch loses its last sample first.
+        mix: `mix(images, targets, rng=...)` of whole batches on the device, such as `Mixup`. An odd batch loses its last sample first,
+            and a batch of one is left out.
         repeats: repeated augmentation, see `Repeated`. Another order altogether is a `sampler`, which then brings its own share of the set.
         rank, world: which process this is; asked of torch.distributed where they are None.
         drop_last: whether incomplete batches are left out, if not as `train` says.
@@ -63,6 +67,8 @@ def create_loader(
     """
     if batch_size < 1:
         fail("create_loader", "batch_size", "be at least 1", batch_size)
+    if seed < 0:
+        fail("create_loader", "seed", "be at least 0", seed)
     if on_corrupt not in ("raise", "skip"):
         fail("create_loader", "on_corrupt", "be 'raise' or 'skip'", repr(on_corrupt))
     if sampler is None:
@@ -189,7 +195,8 @@ class Loader:
                 raise CorruptImage(path, reason)
             self.corrupt.append(path)
             log.warning("skipped an unreadable image (%d so far): %s: %s", len(self.corrupt), path, reason)
-        return batch.images is not None
+        # of a single sample nothing is left to mix
+        return batch.images is not None and (self.mix is None or len(batch.targets) > 1)
 
     def _finished(self, number: int, batch: "_Collated") -> tuple[Tensor, Any]:
         images, targets = batch.images, batch.targets
@@ -198,10 +205,10 @@ class Loader:
         images, targets = _moved(images, self.device), _moved(targets, self.device)
         if self.statistics is not None:
             images = normalised(images, self.statistics)
-        rng = np.random.RandomState(_number(np.uint32, self.samples.seed, self.epoch, number, self.batches.sampler.rank))
+        rng = np.random.RandomState(_number(np.uint32, self.samples.seed, self.epoch, number, self.batches.sampler.rank, _OF_BATCHES))
         if self.erase is not None:
             images = self.erase(images, rng=rng)
-        if self.mix is not None and len(targets):
+        if self.mix is not None:
             images, targets = self.mix(images, targets, rng=rng)
         return images, targets
 
@@ -243,7 +250,7 @@ class _Seeded(Dataset):
 
     def __init__(self, dataset: Dataset, transform: Callable | None, seed: int):
         self.dataset, self.transform, self.seed = dataset, transform, seed
-        self.takes_seed = transform is not None and "seed" in inspect.signature(transform).parameters
+        self.takes_seed = transform is not None and _takes_seed(transform)
 
     def __getitem__(self, key: SampleKey) -> tuple[Any, Any] | _Failure:
         try:
@@ -256,6 +263,16 @@ class _Seeded(Dataset):
             with _global_generators(_number(np.uint32, self.seed, *key)):
                 image = self.transform(image)
         return image, target
+
+
+def _takes_seed(transform: Callable) -> bool:
+    # a module's own signature is that of any module
+    call = transform.forward if isinstance(transform, torch.nn.Module) else transform
+    try:
+        return "seed" in inspect.signature(call).parameters
+    except ValueError:
+        # some functions written in C tell none
+        return False
 
 
 def _number(kind: type[np.unsignedinteger], *parts: int) -> int:

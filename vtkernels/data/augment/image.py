@@ -40,6 +40,8 @@ ARGUMENTS = {
 AFFINE_FILTERS = ("nearest", "bilinear", "bicubic")
 # offsets into an image are 32 bits
 _MOST_PIXELS = 1 << 27
+# rows and columns that the native code adds around an image
+_BORDER = 4
 
 
 def apply(image: Any, steps: Sequence[Step], *, filter: str = "bilinear", fill: Fill = 0) -> np.ndarray:
@@ -72,9 +74,9 @@ def resize(image: Any, size: int | tuple[int, int], filter: str = "bicubic") -> 
     """To (height, width), antialiased: nearest, box, bilinear, hamming, bicubic or lanczos. Of an int, the shorter side is made as long."""
     array = to_array("resize", image)
     height, width = array.shape[:2]
-    if isinstance(size, int):
+    if isinstance(size, (int, np.integer)):
         size = (size, int(size * width / height)) if height <= width else (int(size * height / width), size)
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+    if len(size) != 2 or not all(isinstance(side, (int, np.integer)) and side > 0 for side in size):
         fail("resize", "size", "be positive (height, width)", size, "try an int for the shorter side")
     if math.prod(size) > _MOST_PIXELS:
         fail("resize", "size", f"have at most {_MOST_PIXELS} pixels", size, "try a smaller one")
@@ -92,6 +94,8 @@ def crop(image: Any, top: int, left: int, height: int, width: int) -> np.ndarray
 def pad(image: Any, margin: int, fill: Fill = 0) -> np.ndarray:
     """The image with a margin on all sides."""
     array, color = to_array("pad", image), check_fill("pad", fill)
+    if margin < 0:
+        fail("pad", "margin", "be at least 0", margin, "try crop")
     shape = (array.shape[0] + 2 * margin, array.shape[1] + 2 * margin, *array.shape[2:])
     out = np.empty(shape, np.uint8)
     out[:] = color if array.ndim == 3 else color[0]
@@ -122,8 +126,8 @@ def to_array(what: str, image: Any) -> np.ndarray:
         fail(what, "the image", "have shape [H, W, 3] or [H, W]", list(array.shape), hint)
     if array.size == 0:
         fail(what, "the image", "have pixels", list(array.shape), "leave empty images out")
-    if array.shape[0] * array.shape[1] > _MOST_PIXELS:
-        fail(what, "the image", f"have at most {_MOST_PIXELS} pixels", list(array.shape), "try a crop")
+    if (array.shape[0] + _BORDER) * (array.shape[1] + _BORDER) > _MOST_PIXELS:
+        fail(what, "the image", f"have at most {_MOST_PIXELS} pixels, {_BORDER} more to each side of it counted", list(array.shape), "try a crop")
     channels = array.shape[2] if array.ndim == 3 else 1
     dense = array.strides[1] == channels and (array.ndim == 2 or array.strides[2] == 1) and array.strides[0] >= 0
     return array if dense else array.copy("C")

@@ -108,7 +108,7 @@ def normalize(
 ) -> np.ndarray:
     """(v / 255 - mean) / std as float32 [3, H, W] (or [1, H, W]), into `out` where it is given."""
     array = to_array("normalize", image)
-    out = check_out("normalize", out, planes_shape(array))
+    out = check_out("normalize", out, planes_shape(array), array)
     imgops().normalize(array, out, *check_statistics("normalize", mean, std))
     return out
 
@@ -116,7 +116,8 @@ def normalize(
 def to_array(what: str, image: Any) -> np.ndarray:
     """A uint8 array the extension can read: rows may lie apart, pixels may not."""
     mode = getattr(image, "mode", "RGB")
-    if mode not in ("RGB", "L"):
+    # a tensor's mode is a method
+    if isinstance(mode, str) and mode not in ("RGB", "L"):
         fail(what, "a Pillow image", "be of mode RGB or L", mode, "try image.convert('RGB')")
     array = image if isinstance(image, np.ndarray) else np.asarray(image)
     if array.dtype != np.uint8:
@@ -137,12 +138,15 @@ def planes_shape(array: np.ndarray) -> tuple[int, int, int]:
     return (array.shape[2] if array.ndim == 3 else 1, *array.shape[:2])
 
 
-def check_out(what: str, out: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+def check_out(what: str, out: np.ndarray | None, shape: tuple[int, ...], image: np.ndarray | None = None) -> np.ndarray:
     if out is None:
         return np.empty(shape, np.float32)
     if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != shape or not out.flags.c_contiguous or not out.flags.writeable:
-        got = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
-        fail(what, "out", f"be a contiguous float32 array {list(shape)}", got, "try tensor.numpy() of a float32 tensor, or out=None")
+        kind = "" if not isinstance(out, np.ndarray) or out.flags.writeable else "read-only "
+        got = f"{kind}{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
+        fail(what, "out", f"be a writeable contiguous float32 array {list(shape)}", got, "try tensor.numpy() of a float32 tensor, or out=None")
+    if image is not None and np.may_share_memory(image, out):
+        fail(what, "out", "lie elsewhere than the image", "memory that both share", "try out=None")
     return out
 
 

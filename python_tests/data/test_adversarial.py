@@ -35,6 +35,17 @@ def test_stays_in_the_ball_and_climbs(model, batch, norm, random_start):
     assert all(parameter.grad is None for parameter in model.parameters()) and not images.requires_grad and not found.requires_grad
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_frozen_parameters_do_not_matter(model, batch, training):
+    model.train(training)
+    model[2].momentum = 0.0
+    free = pgd(model, *batch, 0.1, random_start=False)
+    model.requires_grad_(False)
+    assert torch.equal(pgd(model, *batch, 0.1, random_start=False), free) and model.training == training
+    with pytest.raises(ValueError, match="epsilon"):
+        pgd(model, *batch, float("nan"))
+
+
 def test_linear_model_by_hand():
     weight = torch.tensor([[1.0, -2.0, 0.0]])
     images = torch.tensor([[0.5, 0.5, 0.5], [0.98, 0.01, 0.5]])

@@ -1,5 +1,6 @@
 """CIFAR, its corrupted sets and SVHN, from small files in the published formats; and pickles that mean harm."""
 
+import gzip
 import io
 import pickle
 import tarfile
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from vtkernels.data import create_dataset
-from vtkernels.data.datasets._pickle import load_plain_pickle
+from vtkernels.data.datasets._pickle import _ALLOWED, load_plain_pickle
 
 # the protocol Python 2 wrote the archives in
 PROTOCOL = 2
@@ -88,6 +89,13 @@ def test_missing_and_damaged_archives_say_what_to_do(tmp_path):
     write_archive(archive, "cifar-10-batches-py", {**batches, "batches.meta": META})
     with pytest.raises(ValueError, match=r"lie in 0\.\.9"):
         create_dataset("cifar10", root=tmp_path)
+    # one pixel changed behind the checksum's back
+    write_archive(archive, "cifar-10-batches-py", {**cifar_batches(), "batches.meta": META})
+    stored = bytearray(gzip.compress(gzip.decompress(archive.read_bytes()), compresslevel=0))
+    stored[5000] ^= 1
+    archive.write_bytes(stored)
+    with pytest.raises(ValueError, match="expected a complete archive, got CRC check failed"):
+        create_dataset("cifar10", root=tmp_path)
 
 
 class Harm:
@@ -118,6 +126,22 @@ class Harm:
 def test_harmful_pickles_are_refused(harm, protocol, tmp_path):
     with pytest.raises(pickle.UnpicklingError, match=r"^a file: "):
         load_plain_pickle(pickle.dumps({b"data": harm}, protocol), "a file")
+
+
+@pytest.mark.parametrize("name", ["numpy\nndarray", "numpy\ndtype", "_codecs\nencode", "numpy.core.multiarray\n_reconstruct"])
+@pytest.mark.parametrize("state", [b"", b"N}X\x03\x00\x00\x00oddK\x01s\x86b", b")\x81"], ids=["bare", "attribute", "instance"])
+def test_what_a_pickle_may_refer_to_is_no_data_and_stays_as_it_is(name, state):
+    with pytest.raises(pickle.UnpicklingError):
+        load_plain_pickle(b"\x80\x02c" + name.encode() + b"\n" + state + b".", "a file")
+    assert not any(hasattr(allowed, "odd") for allowed in _ALLOWED.values())
+
+
+def test_a_list_held_many_times_is_copied_once():
+    nested = [1]
+    for _ in range(100):
+        nested = [nested, nested]
+    read = load_plain_pickle(pickle.dumps(nested), "a file")
+    assert read[0] is read[1]
 
 
 def test_harm_inside_an_archive_is_refused(tmp_path):
@@ -174,6 +198,16 @@ def test_cifar_c_severities_are_blocks_of_rows(tmp_path):
     np.save(tmp_path / "frost.npy", np.array([{"code": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="Python objects in dtype"):
         create_dataset("cifar10-c", "test", root=tmp_path, corruption="frost")
+    (tmp_path / "frost.npy").write_bytes((tmp_path / "fog.npy").read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"frost.npy: expected a complete NumPy file"):
+        create_dataset("cifar10-c", "test", root=tmp_path, corruption="frost")
+    with (tmp_path / "frost.npy").open("wb") as file:
+        np.savez(file, images)
+    with pytest.raises(ValueError, match=r"one array, got an archive"):
+        create_dataset("cifar10-c", "test", root=tmp_path, corruption="frost")
+    np.save(tmp_path / "labels.npy", np.full(20, 10))
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.9, got 10\.\.10"):
+        create_dataset("cifar10-c", "test", root=tmp_path, corruption="fog")
 
 
 def test_svhn_counts_from_zero(tmp_path):
@@ -183,6 +217,13 @@ def test_svhn_counts_from_zero(tmp_path):
     dataset = create_dataset("svhn", "test", root=tmp_path)
     assert dataset.targets.tolist() == [0, 1, 9, 0, 2]
     np.testing.assert_array_equal(dataset[2][0], pixels[:, :, :, 2])
+    for content, words in (
+        ({"X": pixels, "y": np.array([10, 1, 9, 11, 2])[:, None]}, r"lie in 1\.\.10, got 1\.\.11"),
+        ({"X": pixels / 255, "y": np.ones((5, 1))}, "hold uint8 X"),
+    ):
+        scipy_io.savemat(tmp_path / "test_32x32.mat", content)
+        with pytest.raises(ValueError, match=words):
+            create_dataset("svhn", "test", root=tmp_path)
     with pytest.raises(FileNotFoundError, match="extra_32x32.mat is missing"):
         create_dataset("svhn", "extra", root=tmp_path)
     (tmp_path / "train_32x32.mat").write_bytes(b"no such format")

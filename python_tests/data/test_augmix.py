@@ -10,7 +10,7 @@ from images import pillow, random_image, require_imgops
 import vtkernels as vt
 from vtkernels.data import augment
 from vtkernels.data.augment import AugMix
-from vtkernels.data.augment.augmix import ALL_OPS, OPS
+from vtkernels.data.augment.augmix import ALL_OPS, OPS, Drawn
 
 MEAN, STD = np.float32(augment.IMAGENET_MEAN), np.float32(augment.IMAGENET_STD)
 
@@ -42,6 +42,49 @@ def test_the_formula(settings):
         drawn = augmix.draw(seed, *array.shape[:2])
         # values of some units, each sum of a few products rounded to float32
         np.testing.assert_allclose(augmix(array, seed), formula(array, drawn), rtol=0, atol=4e-6)
+
+
+def by_hand(array, seed, view, ops, severity, width, depth):
+    """AugMix from its description, given nothing but uniform numbers."""
+    stream, (height, columns) = augment.Stream(seed, view), array.shape[:2]
+
+    def level(most):
+        return stream.uniform(0.1, severity) * most / 10
+
+    def signed(value):
+        return -value if stream.uniform() > 0.5 else value
+
+    arguments = {
+        "posterize": lambda: 4 - int(level(4)),
+        "solarize": lambda: 256 - int(level(256)),
+        "rotate": lambda: signed(int(level(30))),
+        "shear_x": lambda: signed(level(0.3)),
+        "shear_y": lambda: signed(level(0.3)),
+        "translate_x": lambda: signed(int(level(columns / 3))),
+        "translate_y": lambda: signed(int(level(height / 3))),
+        **{op: lambda: level(1.8) + 0.1 for op in ("color", "contrast", "brightness", "sharpness")},
+    }
+    weights = [-np.log(1 - stream.uniform()) for _ in range(width)]
+    first, second = (-np.log(1 - stream.uniform()) for _ in range(2))
+    chains = []
+    for _ in range(width):
+        chain = []
+        for _ in range(depth if depth > 0 else 1 + stream.below(3)):
+            op = ops[stream.below(len(ops))]
+            chain.append((op, arguments[op]()) if op in arguments else (op,))
+        chains.append(chain)
+    return formula(array, Drawn([weight / sum(weights) for weight in weights], first / (first + second), chains))
+
+
+@pytest.mark.parametrize("width, depth, severity, ops", [(3, -1, 3, OPS), (1, 5, 0.1, ALL_OPS), (4, -1, 10, ALL_OPS), (2, 2, 1, OPS)])
+def test_the_description(width, depth, severity, ops):
+    augmix, rng = AugMix(width=width, depth=depth, severity=severity, ops=ops), random.Random(width)
+    for _ in range(60):
+        array, seed, views = random_image(rng), rng.getrandbits(64), 3
+        found = augmix.views(array, seed, 1 + views)
+        for view in range(views):
+            expected = by_hand(array, seed, view, ops, severity, width, depth)
+            np.testing.assert_allclose(found[1 + view], expected, rtol=0, atol=4e-6)
 
 
 def test_views_share_the_image_and_nothing_else():
@@ -133,6 +176,7 @@ def test_streams_are_philox():
     [
         (lambda: AugMix(width=0), "width must be from 1"),
         (lambda: AugMix(depth=0), "depth must"),
+        (lambda: AugMix(depth=-2), "depth must"),
         (lambda: AugMix(severity=11), "severity must be from 0.1 to 10, got 11"),
         (lambda: AugMix(alpha=0), "alpha must be positive"),
         (lambda: AugMix(ops=["blur"]), "some of autocontrast"),

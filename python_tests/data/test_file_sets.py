@@ -118,6 +118,9 @@ def test_folders_and_their_subsets(tree):
         create_dataset("imagenet", "train", root=tree, classes=["n09"])
     with pytest.raises(ValueError, match="1 others, such as 'n07_1.JPEG'"):
         create_dataset("imagenet", "train", root=tree, images=["n07_1.JPEG"])
+    # a folder linked into itself has its images once
+    (tree / "train" / "n01" / "again").symlink_to(tree / "train" / "n01", target_is_directory=True)
+    assert len(create_dataset("imagenet", "train", root=tree, classes=["n01"])) == 5
     with pytest.raises(FileNotFoundError, match=r"val is missing, get it from https://www.image-net.org"):
         create_dataset("imagenet", "val", root=tree)
 
@@ -159,6 +162,10 @@ def test_imagenet_real_goes_by_file_numbers(tmp_path):
     assert levels(dataset) == [2, 3, 4] and dataset.targets.tolist() == [970, 230, 809]
     image, target = dataset[0]
     assert target.dtype == bool and np.flatnonzero(target).tolist() == [795, 970]
+    for text, words in (("[[], [3], [4", "real.json: expected a complete JSON file"), ("[[], [1000], [3], [4]]", r"lie in 0\.\.999, got 3\.\.1000")):
+        (tmp_path / "real.json").write_text(text)
+        with pytest.raises(ValueError, match=words):
+            create_dataset("imagenet-real", "val", root=tmp_path)
     draw(tmp_path / "val" / "n01" / "holiday.JPEG", 1)
     with pytest.raises(ValueError, match="holiday.JPEG must be ILSVRC2012_val"):
         create_dataset("imagenet-real", "val", root=tmp_path)
@@ -170,6 +177,9 @@ def test_domainnet(tmp_path):
     (tmp_path / "sketch_test.txt").write_text("sketch/The Eiffel Tower/sketch_003_000004.jpg 2\nsketch/aircraft_carrier/sketch_001_000001.jpg 0\n")
     dataset = create_dataset("domainnet", "test", root=tmp_path, domain="sketch")
     assert levels(dataset) == [3, 1] and dataset.targets.tolist() == [2, 0] and dataset.classes == ("aircraft_carrier", "1", "The Eiffel Tower")
+    (tmp_path / "sketch_train.txt").write_text("sketch/aircraft_carrier/sketch_001_000001.jpg \u00b2\n")
+    with pytest.raises(ValueError, match="sketch_train.txt:1 must read"):
+        create_dataset("domainnet", "train", root=tmp_path, domain="sketch")
     with pytest.raises(ValueError, match="clipart, infograph"):
         create_dataset("domainnet", "test", root=tmp_path, domain="cartoon")
 

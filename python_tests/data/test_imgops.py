@@ -170,7 +170,7 @@ def test_pad_and_the_shorter_side():
     assert augment.pad(array, 2, (7, 8, 9))[0, 0].tolist() == [7, 8, 9]
     assert augment.pad(array, 2).sum() == 18
     assert augment.resize(np.zeros((40, 60, 3), np.uint8), 20).shape == (20, 30, 3)
-    assert augment.resize(np.zeros((60, 40), np.uint8), 20).shape == (30, 20)
+    assert augment.resize(np.zeros((60, 40), np.uint8), np.int64(20)).shape == (30, 20)
 
 
 IMAGE = np.zeros((4, 5, 3), np.uint8)
@@ -191,6 +191,9 @@ IMAGE = np.zeros((4, 5, 3), np.uint8)
         (lambda: augment.apply(IMAGE, [("rotate", 3)], filter="lanczos"), "one of nearest, bilinear, bicubic, got 'lanczos'"),
         (lambda: augment.apply(IMAGE, [], fill=(1, 2)), "fill must"),
         (lambda: augment.resize(IMAGE, (0, 4)), "positive"),
+        (lambda: augment.pad(IMAGE, -1), "margin must be at least 0, got -1; try crop"),
+        # with its border more than a 32-bit offset reaches
+        (lambda: augment.apply(np.broadcast_to(IMAGE[:1, :1, 0], (1 << 27, 1)), []), "have at most"),
         (lambda: augment.crop(IMAGE, 2, 2, 3, 3), "try pad"),
         (lambda: augment.normalize(IMAGE, out=np.empty((3, 5, 4), np.float32)), r"float32 array \[3, 4, 5\], got float32 \[3, 5, 4\]"),
         (lambda: augment.normalize(IMAGE, std=(1, 0, 1)), "std not 0"),

@@ -162,6 +162,30 @@ def test_views_are_mixed_alike(shapes):
     images, targets = next(iter(create_loader(shapes, 5, transform=two_views, mix=mix)))
     assert images.shape == (8, 3, 8, 8) and targets.shape == (4, 8), "an odd batch loses its last sample in each view"
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))
+    # 22 is 7 * 3 + 1, and of the last one nothing would be left
+    assert [len(targets) for _, targets in create_loader(shapes, 7, statistics=shapes.statistics, mix=Mixup(num_classes=8))] == [6, 6, 6]
+
+
+def test_batches_and_samples_draw_apart(shapes):
+    drawn = []
+
+    def mix(images, targets, rng):
+        drawn.append(rng.rand())
+        return images, targets
+
+    loader = create_loader(shapes, 2, transform=lambda image: np.full((1, 1, 1), np.random.rand()), mix=mix)
+    samples = torch.cat([images for images, _ in loader]).flatten().tolist()
+    assert len(drawn) == 11 and len({*drawn, *samples}) == 33
+
+
+def test_transforms_of_all_kinds(shapes):
+    class Module(torch.nn.Module):
+        def forward(self, image, seed):
+            return by_own_seed(image, seed)
+
+    assert_same(batches(create_loader(shapes, 4, transform=Module())), batches(create_loader(shapes, 4, transform=by_own_seed)))
+    # which has no signature
+    assert next(iter(create_loader(shapes, 4, transform=torch.from_numpy)))[0].shape == (4, 8, 8, 3)
 
 
 class Damaged(ImageDataset):
@@ -190,6 +214,11 @@ def test_corrupt_images_raise_or_are_skipped(workers, caplog):
 
 
 def test_arguments_are_checked(shapes):
-    for options, message in (({"on_corrupt": "ignore"}, "'raise' or 'skip'"), ({"rank": 1}, "given together"), ({"batch_size": 0}, "at least 1")):
+    for options, message in (
+        ({"on_corrupt": "ignore"}, "'raise' or 'skip'"),
+        ({"rank": 1}, "given together"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"seed": -1}, "at least 0"),
+    ):
         with pytest.raises(ValueError, match=message):
             create_loader(shapes, **{"batch_size": 4, **options})

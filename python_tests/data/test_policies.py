@@ -78,6 +78,14 @@ def test_levels_are_timms(increasing):
                     assert abs(step[1]) == pytest.approx(abs(expected) * side, abs=1e-12), (name, level)
 
 
+def test_levels_beyond_ten():
+    for increasing in (False, True):
+        steps = TIMM_INCREASING if increasing else TIMM
+        for name in steps:
+            for level in (20, 100):
+                augment.apply(np.zeros((4, 5, 3), np.uint8), [steps[name](augment.Stream(level), level, 4, 5)])
+
+
 def test_papers_levels():
     stream = augment.Stream(0)
     ends = {"rotate": 30, "shear_x": 0.3, "translate_x": 150 / 331 * 100, "posterize": 4, "solarize": 0}

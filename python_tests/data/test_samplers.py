@@ -21,7 +21,7 @@ def test_evaluation_counts_each_sample_once(count, world):
     assert {key.copy for share in shares for key in share} <= {0}
 
 
-@pytest.mark.parametrize(("count", "world"), [(10, 1), (10, 4), (3, 4), (0, 2)])
+@pytest.mark.parametrize(("count", "world"), [(10, 1), (10, 4), (3, 4), (0, 2), (1, 5), (2, 7)])
 def test_training_gives_all_processes_equally_many(count, world):
     shares = all_ranks(Shuffled, count, world, epoch=3)
     assert len({len(share) for share in shares}) == 1

@@ -73,6 +73,8 @@ def test_fractions_are_nested_and_have_the_published_sizes(digits):
     tenth, half = (set(fraction_subset(digits, fraction, seed=2).indices) for fraction in (0.1, 0.5))
     assert tenth < half
     assert len(fraction_subset(digits, 0.0)) == 0
+    # in floating point less than 29
+    assert len(fraction_subset(Subset(digits, range(100)), 0.29)) == 29
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.37, 1.0])

@@ -43,7 +43,8 @@ def pgd(
         model: logits of images.
         images: floating [B, ...] in [0, 1].
         targets: classes [B], or what `loss` takes.
-        epsilon: radius of the ball: 8/255 on CIFAR-10, 4/255 on ImageNet, for "linf".
+        epsilon: radius of the ball: 8/255 on CIFAR-10, 4/255 on ImageNet, for "linf". It holds up to the rounding of the images' dtype: of
+            half precision, which rounds by a good part of such a step, rather give float32 images, and let autocast round inside the model.
         step: length of a step; 2.5 * epsilon / steps if None.
         norm: "linf" or "l2", of each image.
         random_start: uniform within the ball ("linf") or on its sphere ("l2").
@@ -57,7 +58,7 @@ def pgd(
     check.check_floating("pgd", "images", images)
     if norm not in ("linf", "l2"):
         fail("pgd", "norm", "be 'linf' or 'l2'", repr(norm))
-    if epsilon < 0 or steps < 0 or restarts < 1 or (restarts > 1 and not random_start):
+    if not epsilon >= 0 or steps < 0 or restarts < 1 or (restarts > 1 and not random_start):
         fail("pgd", "epsilon, steps and restarts", "not be negative, and restarts be 1 without a random start", (epsilon, steps, restarts))
     if images.numel() and not (images.amin() >= 0 and images.amax() <= 1):
         fail("pgd", "images", "lie in [0, 1]", f"{images.amin():.3g}..{images.amax():.3g}", "give pixels, and let the model normalise")

@@ -4,7 +4,7 @@ import inspect
 import logging
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -18,6 +18,9 @@ from vtkernels.data.datasets._base import CorruptImage, Statistics
 from vtkernels.data.samplers import EpochSampler, InOrder, Repeated, SampleKey, Shuffled
 
 log = logging.getLogger(__name__)
+
+# sets the draws of batch n apart from those of sample n
+_OF_BATCHES = 1
 
 
 def create_loader(
@@ -59,7 +62,8 @@ def create_loader(
             answer is normalised already.
         statistics: if given, images leave as float32, pixels normalised by these after the transfer.
         erase: `erase(images, rng=...)` of whole batches on the device, before mixing, such as `RandomErasing` or `Cutout`.
-        mix: `mix(images, targets, rng=...)` of whole batches on the device, such as `Mixup`. An odd batch loses its last sample first.
+        mix: `mix(images, targets, rng=...)` of whole batches on the device, such as `Mixup`. An odd batch loses its last sample first,
+            and a batch of one is left out.
         repeats: repeated augmentation, see `Repeated`. Another order altogether is a `sampler`, which then brings its own share of the set.
         rank, world: which process this is; asked of torch.distributed where they are None.
         drop_last: whether incomplete batches are left out, if not as `train` says.
@@ -67,6 +71,8 @@ def create_loader(
     """
     if batch_size < 1:
         fail("create_loader", "batch_size", "be at least 1", batch_size)
+    if seed < 0:
+        fail("create_loader", "seed", "be at least 0", seed)
     if on_corrupt not in ("raise", "skip"):
         fail("create_loader", "on_corrupt", "be 'raise' or 'skip'", repr(on_corrupt))
     if sampler is None:
@@ -194,14 +200,15 @@ class Loader:
                 raise CorruptImage(path, reason)
             self.corrupt.append(path)
             log.warning("skipped an unreadable image (%d so far): %s: %s", len(self.corrupt), path, reason)
-        return batch.images is not None
+        # of a single sample nothing is left to mix
+        return batch.images is not None and (self.mix is None or len(batch.targets) > 1)
 
     def _finished(self, number: int, batch: "_Collated") -> tuple[Tensor, Any]:
         images, targets = batch.images, batch.targets
         if self.mix is not None and len(targets) % 2:
             images, targets = images.unflatten(0, (-1, len(targets)))[:, :-1].flatten(0, 1), targets[:-1]
         images, targets = _moved(images, self.device), _moved(targets, self.device)
-        place = self.samples.seed, self.epoch, number, self.batches.sampler.rank
+        place = self.samples.seed, self.epoch, number, self.batches.sampler.rank, _OF_BATCHES
         if self.augment is not None:
             images = self.augment(images, _number(np.uint64, *place))
         if self.statistics is not None:
@@ -209,7 +216,7 @@ class Loader:
         rng = np.random.RandomState(_number(np.uint32, *place))
         if self.erase is not None:
             images = self.erase(images, rng=rng)
-        if self.mix is not None and len(targets):
+        if self.mix is not None:
             images, targets = self.mix(images, targets, rng=rng)
         return images, targets
 
@@ -251,8 +258,8 @@ class _Seeded(Dataset):
 
     def __init__(self, dataset: Dataset, transform: Callable | None, seed: int):
         self.dataset, self.transform, self.seed = dataset, transform, seed
-        parameters = inspect.signature(transform).parameters if transform is not None else {}
-        self.takes_seed, self.takes_target = "seed" in parameters, "target" in parameters
+        asked = _parameters(transform) if transform is not None else ()
+        self.takes_seed, self.takes_target = "seed" in asked, "target" in asked
 
     def __getitem__(self, key: SampleKey) -> tuple[Any, Any] | _Failure:
         try:
@@ -268,6 +275,16 @@ class _Seeded(Dataset):
             with _global_generators(_number(np.uint32, self.seed, *key)):
                 result = self.transform(*given)
         return result if self.takes_target else (result, target)
+
+
+def _parameters(transform: Callable) -> Collection[str]:
+    # a module's own signature is that of any module
+    call = transform.forward if isinstance(transform, torch.nn.Module) else transform
+    try:
+        return inspect.signature(call).parameters
+    except ValueError:
+        # some functions written in C tell none
+        return ()
 
 
 def _number(kind: type[np.unsignedinteger], *parts: int) -> int:

@@ -96,5 +96,5 @@ class Repeated(EpochSampler):
 def _padded(rows: np.ndarray, total: int, repeats: int) -> np.ndarray:
     """Rows from the front again, as further copies: they are augmented in another way."""
     again = np.resize(rows, (total - len(rows), 2)) if len(rows) else rows
-    again[:, 1] += repeats
+    again[:, 1] += repeats * (1 + np.arange(len(again)) // max(len(rows), 1))
     return np.concatenate([rows, again])

@@ -63,7 +63,7 @@ class AugMix:
     ):
         if not 1 <= width <= 64:
             fail("AugMix", "width", "be from 1 to 64", width, "try 3")
-        if depth == 0 or depth > 64:
+        if depth != -1 and not 1 <= depth <= 64:
             fail("AugMix", "depth", "be from 1 to 64, or -1 to draw 1, 2 or 3", depth, "try -1")
         if not 0.1 <= severity <= 10:
             fail("AugMix", "severity", "be from 0.1 to 10", severity, "try 3, or 1 for ImageNet")
@@ -84,7 +84,7 @@ class AugMix:
     def __call__(self, image: Any, seed: int, out: np.ndarray | None = None) -> np.ndarray:
         """One view as float32 [3, H, W], into `out` where it is given."""
         array = to_array("AugMix", image)
-        out = check_out("AugMix", out, planes_shape(array))
+        out = check_out("AugMix", out, planes_shape(array), array)
         self._native.run(array, check_seed("AugMix", seed), False, [0], out, *self.statistics)
         return out
 
@@ -93,7 +93,7 @@ class AugMix:
         if num_views < 1:
             fail("AugMix", "num_views", "be at least 1", num_views, "try 3")
         array = to_array("AugMix", image)
-        out = check_out("AugMix", out, (num_views, *planes_shape(array)))
+        out = check_out("AugMix", out, (num_views, *planes_shape(array)), array)
         self._native.run(array, check_seed("AugMix", seed), True, list(range(num_views - 1)), out, *self.statistics)
         return out
 

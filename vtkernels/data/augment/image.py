@@ -40,6 +40,8 @@ ARGUMENTS = {
 AFFINE_FILTERS = ("nearest", "bilinear", "bicubic")
 # offsets into an image are 32 bits
 _MOST_PIXELS = 1 << 27
+# rows and columns that the native code adds around an image
+_BORDER = 4
 
 
 def apply(image: Any, steps: Sequence[Step], *, filter: str = "bilinear", fill: Fill = 0) -> np.ndarray:
@@ -72,9 +74,9 @@ def resize(image: Any, size: int | tuple[int, int], filter: str = "bicubic") -> 
     """To (height, width), antialiased: nearest, box, bilinear, hamming, bicubic or lanczos. Of an int, the shorter side is made as long."""
     array = to_array("resize", image)
     height, width = array.shape[:2]
-    if isinstance(size, int):
+    if isinstance(size, (int, np.integer)):
         size = (size, int(size * width / height)) if height <= width else (int(size * height / width), size)
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+    if len(size) != 2 or not all(isinstance(side, (int, np.integer)) and side > 0 for side in size):
         fail("resize", "size", "be positive (height, width)", size, "try an int for the shorter side")
     if math.prod(size) > _MOST_PIXELS:
         fail("resize", "size", f"have at most {_MOST_PIXELS} pixels", size, "try a smaller one")
@@ -92,6 +94,8 @@ def crop(image: Any, top: int, left: int, height: int, width: int) -> np.ndarray
 def pad(image: Any, margin: int, fill: Fill = 0) -> np.ndarray:
     """The image with a margin on all sides."""
     array, color = to_array("pad", image), check_fill("pad", fill)
+    if margin < 0:
+        fail("pad", "margin", "be at least 0", margin, "try crop")
     shape = (array.shape[0] + 2 * margin, array.shape[1] + 2 * margin, *array.shape[2:])
     out = np.empty(shape, np.uint8)
     out[:] = color if array.ndim == 3 else color[0]
@@ -104,7 +108,7 @@ def normalize(
 ) -> np.ndarray:
     """(v / 255 - mean) / std as float32 [3, H, W] (or [1, H, W]), into `out` where it is given."""
     array = to_array("normalize", image)
-    out = check_out("normalize", out, planes_shape(array))
+    out = check_out("normalize", out, planes_shape(array), array)
     imgops().normalize(array, out, *check_statistics("normalize", mean, std))
     return out
 
@@ -112,7 +116,8 @@ def normalize(
 def to_array(what: str, image: Any) -> np.ndarray:
     """A uint8 array the extension can read: rows may lie apart, pixels may not."""
     mode = getattr(image, "mode", "RGB")
-    if mode not in ("RGB", "L"):
+    # a tensor's mode is a method
+    if isinstance(mode, str) and mode not in ("RGB", "L"):
         fail(what, "a Pillow image", "be of mode RGB or L", mode, "try image.convert('RGB')")
     array = image if isinstance(image, np.ndarray) else np.asarray(image)
     if array.dtype != np.uint8:
@@ -122,8 +127,8 @@ def to_array(what: str, image: Any) -> np.ndarray:
         fail(what, "the image", "have shape [H, W, 3] or [H, W]", list(array.shape), hint)
     if array.size == 0:
         fail(what, "the image", "have pixels", list(array.shape), "leave empty images out")
-    if array.shape[0] * array.shape[1] > _MOST_PIXELS:
-        fail(what, "the image", f"have at most {_MOST_PIXELS} pixels", list(array.shape), "try a crop")
+    if (array.shape[0] + _BORDER) * (array.shape[1] + _BORDER) > _MOST_PIXELS:
+        fail(what, "the image", f"have at most {_MOST_PIXELS} pixels, {_BORDER} more to each side of it counted", list(array.shape), "try a crop")
     channels = array.shape[2] if array.ndim == 3 else 1
     dense = array.strides[1] == channels and (array.ndim == 2 or array.strides[2] == 1) and array.strides[0] >= 0
     return array if dense else array.copy("C")
@@ -133,12 +138,15 @@ def planes_shape(array: np.ndarray) -> tuple[int, int, int]:
     return (array.shape[2] if array.ndim == 3 else 1, *array.shape[:2])
 
 
-def check_out(what: str, out: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+def check_out(what: str, out: np.ndarray | None, shape: tuple[int, ...], image: np.ndarray | None = None) -> np.ndarray:
     if out is None:
         return np.empty(shape, np.float32)
     if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != shape or not out.flags.c_contiguous or not out.flags.writeable:
-        got = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
-        fail(what, "out", f"be a contiguous float32 array {list(shape)}", got, "try tensor.numpy() of a float32 tensor, or out=None")
+        kind = "" if not isinstance(out, np.ndarray) or out.flags.writeable else "read-only "
+        got = f"{kind}{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
+        fail(what, "out", f"be a writeable contiguous float32 array {list(shape)}", got, "try tensor.numpy() of a float32 tensor, or out=None")
+    if image is not None and np.may_share_memory(image, out):
+        fail(what, "out", "lie elsewhere than the image", "memory that both share", "try out=None")
     return out
 
 

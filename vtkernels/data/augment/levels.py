@@ -38,7 +38,7 @@ _PLAIN = {op: _plain(op) for op in ("autocontrast", "equalize", "invert")}
 
 
 def _fewer_bits(level: float) -> int:
-    return int(level / 10 * 4)
+    return min(8, int(level / 10 * 4))
 
 
 def _threshold(level: float) -> int:
@@ -50,7 +50,7 @@ TIMM: dict[str, Level] = {
     **_PLAIN,
     "rotate": _either_way("rotate", lambda level: level / 10 * 30),
     "posterize": _number("posterize", _fewer_bits),
-    "posterize_original": _number("posterize", lambda level: _fewer_bits(level) + 4),
+    "posterize_original": _number("posterize", lambda level: min(8, _fewer_bits(level) + 4)),
     "solarize": _number("solarize", _threshold),
     "solarize_add": _number("solarize_add", lambda level: min(128, int(level / 10 * 110))),
     **{op: _number(op, lambda level: level / 10 * 1.8 + 0.1) for op in ENHANCEMENTS},

@@ -1,5 +1,6 @@
 """What all data sets share: images as arrays, labels known without reading an image, and errors that say what to do."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -83,6 +84,7 @@ class FileDataset(ImageDataset):
 
     def __init__(self, paths: Sequence[Path], targets: Any, classes: Sequence[str], statistics: Statistics = IMAGENET_STATISTICS):
         super().__init__(classes, targets, statistics)
+        labels_within(type(self).__name__, self.targets, 0, len(self.classes) - 1)
         self.paths = [str(path) for path in paths]
 
     def image(self, index: int) -> np.ndarray:
@@ -117,6 +119,24 @@ def read_mat(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: expected a MATLAB file of version 5 to 7.2, got {error}; fetch it anew") from error
 
 
+def read_npy(path: Path, mmap_mode: str | None = None) -> np.ndarray:
+    """A NumPy file of numbers; one that holds pickled objects is refused."""
+    try:
+        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: expected a complete NumPy file of numbers, got {error}; fetch it anew") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path}: expected a NumPy file of one array, got an archive of several; fetch it anew")
+    return array
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a complete JSON file, got {error}; fetch it anew") from error
+
+
 def needs(library: str, what: str) -> NoReturn:
     raise ImportError(f"vtkernels.data: {what}: expected {library} to be installed, got no such package; try pip install 'vtkernels[data]'") from None
 
@@ -147,3 +167,8 @@ def found(name: str, root: Path, layout: str, source: str, *candidates: str) -> 
 def same_length(name: str, images: Sequence, targets: Sequence) -> None:
     if len(images) != len(targets):
         fail(name, "labels", f"be as many as the images ({len(images)})", len(targets), "the files do not belong together; fetch them anew")
+
+
+def labels_within(name: str, labels: np.ndarray, least: int, most: int) -> None:
+    if labels.size and not least <= labels.min() <= labels.max() <= most:
+        fail(name, "labels", f"lie in {least}..{most}", f"{labels.min()}..{labels.max()}", "fetch the files anew")

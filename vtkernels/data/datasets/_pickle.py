@@ -1,5 +1,6 @@
 """Pickles of plain data and numeric arrays, and of nothing else: reading one runs no code of its author."""
 
+import functools
 import io
 import pickle
 from typing import Any, BinaryIO
@@ -7,6 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 _NUMERIC = frozenset("biuf")
+_PLAIN = (bool, int, float, complex, str, bytes, bytearray, type(None))
 
 
 def load_plain_pickle(file: BinaryIO | bytes, source: str, encoding: str = "bytes") -> Any:
@@ -19,7 +21,7 @@ def load_plain_pickle(file: BinaryIO | bytes, source: str, encoding: str = "byte
     """
     stream = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
-        return _with_arrays(_PlainUnpickler(stream, encoding=encoding).load())
+        return _with_arrays(_PlainUnpickler(stream, encoding=encoding).load(), {})
     except pickle.UnpicklingError as error:
         raise pickle.UnpicklingError(f"{source}: {error}") from None
     except Exception as error:
@@ -59,19 +61,25 @@ class _Array:
 
 def _from_buffer(contents: bytes, dtype: _Dtype, shape: tuple, order: str, axis_order: None = None) -> np.ndarray:
     """The array of these bytes; NumPy refuses a shape of another size."""
+    if not isinstance(dtype, _Dtype):
+        raise pickle.UnpicklingError(f"expected a number's type, got {type(dtype).__name__}")
     return np.frombuffer(contents, dtype.dtype).reshape(shape, order=order).copy(order="K")
 
 
-def _with_arrays(value: Any) -> Any:
+def _with_arrays(value: Any, known: dict[int, Any]) -> Any:
+    """`known` by identity: a small pickle can hold one list in another so often that to copy it each time would take forever."""
     if isinstance(value, _Array):
         return value.array
-    if isinstance(value, dict):
-        return {key: _with_arrays(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_with_arrays(part) for part in value)
-    if isinstance(value, (_Dtype, type)):
-        raise pickle.UnpicklingError(f"expected plain data and arrays, got {value}")
-    return value
+    if isinstance(value, (*_PLAIN, np.ndarray)):
+        return value
+    if id(value) not in known:
+        if isinstance(value, dict):
+            known[id(value)] = {_with_arrays(key, known): _with_arrays(part, known) for key, part in value.items()}
+        elif isinstance(value, (list, tuple)):
+            known[id(value)] = type(value)(_with_arrays(part, known) for part in value)
+        else:
+            raise pickle.UnpicklingError(f"expected plain data and arrays, got {type(value).__name__}")
+    return known[id(value)]
 
 
 def _latin_bytes(text: str, encoding: str) -> bytes:
@@ -101,4 +109,5 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"expected plain data and arrays, got a reference to {module}.{name}; refused, this file may be malicious")
-        return _ALLOWED[module, name]
+        # of its own, as a pickle may set attributes of what it refers to
+        return functools.partial(_ALLOWED[module, name])

@@ -1,12 +1,11 @@
 """Flowers, pets, cars and iNaturalist: image files beside one file of labels."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from vtkernels._core.check import fail
-from vtkernels.data.datasets._base import FileDataset, checked_split, found, read_mat, root_of, same_length
+from vtkernels.data.datasets._base import FileDataset, checked_split, found, read_json, read_mat, root_of, same_length
 from vtkernels.data.datasets._registry import register
 
 FLOWERS = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
@@ -43,7 +42,7 @@ def pets(name: str, split: str, *, root: str | Path | None) -> FileDataset:
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        if len(words) < 2 or not words[1].isdigit():
+        if len(words) < 2 or not words[1].isdecimal():
             fail(name, f"{listing}:{number}", "read '<image> <class> <species> <breed>'", repr(line))
         paths.append(images / f"{words[0]}.jpg")
         targets.append(int(words[1]) - 1)
@@ -80,7 +79,7 @@ def inat2019(name: str, split: str, *, root: str | Path | None) -> FileDataset:
     checked_split(name, split, ("train", "val"))
     base, layout = root_of(name, root, INATURALIST), "train_val2019/, train2019.json and val2019.json"
     listing = found(name, base, layout, INATURALIST, f"{split}2019.json")
-    content = json.loads(listing.read_text())
+    content = read_json(listing)
     if not {"images", "annotations"} <= set(content):
         fail(name, listing.name, "hold 'images' and 'annotations'", sorted(content))
     label = {entry["image_id"]: entry["category_id"] for entry in content["annotations"]}
@@ -90,7 +89,7 @@ def inat2019(name: str, split: str, *, root: str | Path | None) -> FileDataset:
         fail(name, listing.name, "label each image once", f"{odd} images or labels without the other")
     categories = content.get("categories", [])
     if (base / "categories.json").exists():
-        categories = json.loads((base / "categories.json").read_text())
+        categories = read_json(base / "categories.json")
     names = {entry["id"]: entry["name"] for entry in categories}
     count = max([*names, *label.values()], default=-1) + 1
     identifiers = sorted(files)

@@ -1,6 +1,5 @@
 """Folders of images by class: ImageNet, its subsets and its test sets, DomainNet, and anybody's own."""
 
-import json
 import os
 import re
 from collections.abc import Container, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vtkernels._core.check import fail
-from vtkernels.data.datasets._base import FileDataset, checked_split, found, root_of
+from vtkernels.data.datasets._base import FileDataset, checked_split, found, labels_within, read_json, root_of
 from vtkernels.data.datasets._imagenet import RENDITION_IDS
 from vtkernels.data.datasets._registry import register
 from vtkernels.data.datasets.subsets import Subset, fraction_subset
@@ -73,8 +72,18 @@ def _class_folders(name: str, place: Path, names: list[str] | None = None, sourc
 
 def _image_files(place: Path) -> list[str]:
     """Sorted paths, through links too; as strings, of which ImageNet has a million."""
-    walk = os.walk(place, followlinks=True)
-    return sorted(os.path.join(folder, name) for folder, _, names in walk for name in names if name.lower().endswith(EXTENSIONS) and name[0] != ".")
+    paths, visited = [], set()
+    for folder, inner, names in os.walk(place, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:
+            # a link back to where the walk was
+            inner.clear()
+            continue
+        visited.add(real)
+        # of two links to one folder it is always the same that counts
+        inner.sort()
+        paths += [os.path.join(folder, name) for name in names if name.lower().endswith(EXTENSIONS) and name[0] != "."]
+    return sorted(paths)
 
 
 def _only_images(what: str, dataset: FileDataset, wanted: list[str]) -> Subset:
@@ -132,7 +141,7 @@ def imagenet_v2(name: str, split: str, *, root: str | Path | None) -> FileDatase
     source = "https://github.com/modestyachts/ImageNetV2"
     checked_split(name, split, ("test", "val"))
     dataset = _class_folders(name, root_of(name, root, source), source=source)
-    strange = [label for label in dataset.classes if not label.isdigit() or int(label) > 999]
+    strange = [label for label in dataset.classes if not label.isdecimal() or int(label) > 999]
     if strange:
         fail(name, str(root), "hold folders called 0 to 999", strange[0])
     numbers = np.array([int(label) for label in dataset.classes])
@@ -146,7 +155,7 @@ def imagenet_real(name: str, split: str, *, root: str | Path | None, real: str |
     checked_split(name, split, ("val", "test"))
     base = root_of(name, root, IMAGENET)
     place = base / "val" if (base / "val").is_dir() else base
-    labels = json.loads((Path(real) if real else found(name, base, "real.json", source, "real.json")).read_text())
+    labels = read_json(Path(real) if real else found(name, base, "real.json", source, "real.json"))
     paths, lists = [], []
     # the list is in the order of the numbers in the file names, not in the order of the folders
     for path in sorted(map(Path, _image_files(place)), key=lambda path: path.name):
@@ -171,6 +180,7 @@ class MultiLabelDataset(FileDataset):
     def __init__(self, paths: Sequence[Path], labels: Sequence[Sequence[int]], classes: Sequence[str]):
         kept = [index for index, own in enumerate(labels) if own]
         self.labels = [tuple(labels[index]) for index in kept]
+        labels_within(type(self).__name__, np.array([label for own in self.labels for label in own]), 0, len(classes) - 1)
         super().__init__([paths[index] for index in kept], [own[0] for own in self.labels], classes)
 
     def target(self, index: int) -> np.ndarray:
@@ -191,7 +201,7 @@ def domainnet(name: str, split: str, *, root: str | Path | None, domain: str) ->
     paths, targets, classes = [], [], {}
     for number, line in enumerate(filter(str.strip, listing.read_text().splitlines()), 1):
         path, _, label = line.rpartition(" ")
-        if not path or not label.isdigit():
+        if not path or not label.isdecimal():
             fail(name, f"{listing}:{number}", "read '<image> <label>'", repr(line))
         paths.append(base / path)
         targets.append(int(label))

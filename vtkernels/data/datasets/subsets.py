@@ -99,7 +99,8 @@ def fraction_subset(dataset: ImageDataset, fraction: float, *, seed: int = 0) ->
     """The whole part floor(N * fraction) of a set, uniformly. With one seed, smaller parts lie inside larger ones."""
     _check_share("fraction_subset", "fraction", fraction)
     order = np.random.default_rng(seed).permutation(len(dataset))
-    return Subset(dataset, np.sort(order[: int(len(dataset) * fraction)]))
+    # 0.29 * 100 is a little less than 29
+    return Subset(dataset, np.sort(order[: int(len(dataset) * fraction + 1e-6)]))
 
 
 def stratified_split(dataset: ImageDataset, fraction: float, *, seed: int = 0) -> tuple[Subset, Subset]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from images import pillow, random_image, require_imgops
 from optional import peer
 
@@ -23,7 +24,7 @@ def extension():
 
 
 def factor(rng):
-    return rng.choice([0, 0.1, 0.5, 1, 1.9, rng.uniform(0, 2), rng.uniform(-2, 4)])
+    return rng.choice([0, 0.1, 0.5, 1, 1.9, -1e4, 1e8, rng.uniform(0, 2), rng.uniform(-2, 4)])
 
 
 def number(*choices, low, high):
@@ -55,11 +56,11 @@ POINT = {
     "cutout": lambda rng: [rng.randrange(-20, 90) for _ in range(2)] + [90, 90],
 }
 GEOMETRIC = {
-    "rotate": number(0, 30, 45, 90, 180, 270, -90, 360, low=-720, high=720),
-    "shear_x": number(0, 0.3, -0.3, low=-3, high=3),
-    "shear_y": number(0, 0.3, -0.3, low=-3, high=3),
-    "translate_x": number(0, 1, -7, 200, low=-60, high=60),
-    "translate_y": number(0, 1, -7, 200, low=-60, high=60),
+    "rotate": number(0, 30, 45, 90, 180, 270, -90, 360, 1e8, low=-720, high=720),
+    "shear_x": number(0, 0.3, -0.3, 40, -1e8, low=-3, high=3),
+    "shear_y": number(0, 0.3, -0.3, 40, -1e8, low=-3, high=3),
+    "translate_x": number(0, 1, -7, 200, 1e8, low=-60, high=60),
+    "translate_y": number(0, 1, -7, 200, -1e8, low=-60, high=60),
     "affine": matrix,
 }
 
@@ -107,7 +108,7 @@ def test_resize(filter):
     rng = random.Random(filter)
     for _ in range(CASES):
         array = random_image(rng)
-        size = tuple(rng.choice([1, 2, 3, 7, 16, 32, 50, side, max(1, side - 1)]) for side in array.shape[:2])
+        size = tuple(rng.choice([1, 2, 3, 7, 16, 32, 50, side, max(1, side - 1), 50 * min(side, 4)]) for side in array.shape[:2])
         expected = np.asarray(Image.fromarray(array).resize(size[::-1], Image.Resampling[filter.upper()]))
         assert (augment.resize(array, size, filter) == expected).all(), (array.shape, size)
 
@@ -197,6 +198,9 @@ IMAGE = np.zeros((4, 5, 3), np.uint8)
         (lambda: augment.crop(IMAGE, 2, 2, 3, 3), "try pad"),
         (lambda: augment.normalize(IMAGE, out=np.empty((3, 5, 4), np.float32)), r"float32 array \[3, 4, 5\], got float32 \[3, 5, 4\]"),
         (lambda: augment.normalize(IMAGE, std=(1, 0, 1)), "std not 0"),
+        (lambda: augment.normalize(IMAGE, out=np.broadcast_to(np.float32(0), (3, 4, 5))), "writeable contiguous"),
+        (lambda: augment.normalize((out := np.zeros((3, 4, 5), np.float32)).view(np.uint8).reshape(-1, 5, 3)[:4], out=out), "elsewhere than the image"),
+        (lambda: augment.apply(torch.zeros(3, 4, 5, dtype=torch.uint8), []), "try image.transpose"),
     ],
 )
 def test_bad_input_is_told(call, words):

@@ -79,8 +79,7 @@ def test_levels_are_timms(increasing):
 
 
 def test_levels_beyond_ten():
-    for increasing in (False, True):
-        steps = TIMM_INCREASING if increasing else TIMM
+    for steps in (TIMM, TIMM_INCREASING, PAPER):
         for name in steps:
             for level in (20, 100):
                 augment.apply(np.zeros((4, 5, 3), np.uint8), [steps[name](augment.Stream(level), level, 4, 5)])

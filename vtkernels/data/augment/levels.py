@@ -84,7 +84,7 @@ def _cutout(stream, level: float, height: int, width: int) -> Step:
 PAPER: dict[str, Level] = {
     **_PLAIN,
     "rotate": _either_way("rotate", lambda level: level / 9 * 30),
-    "posterize": _number("posterize", lambda level: round(8 - level / 9 * 4)),
+    "posterize": _number("posterize", lambda level: max(0, round(8 - level / 9 * 4))),
     "solarize": _number("solarize", lambda level: 256 - level / 9 * 256),
     **{op: _around_one(op, 9, least=0.0) for op in ENHANCEMENTS},
     "shear_x": _either_way("shear_x", lambda level: level / 9 * 0.3),

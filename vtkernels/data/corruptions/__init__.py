@@ -86,6 +86,8 @@ class Corrupted(ImageDataset):
         super().__init__(dataset.classes, dataset.targets, dataset.statistics)
         self.dataset, self.name, self.severity, self.seed, self.parameters = dataset, name, severity, seed, parameters
         self.frost_photographs = [read_image(path) for path in frost_photographs]
+        if seed < 0:
+            fail("Corrupted", "seed", "be at least 0", seed)
         # a wrong name or severity is told now, not in the middle of an epoch
         corrupt(np.zeros((1, 1, 3), np.uint8), name="contrast" if name in IMAGENET else name, severity=severity, parameters=parameters)
 

@@ -158,7 +158,7 @@ def test_what_is_no_module_is_refused(method):
 
 
 def test_an_unknown_backend_is_refused():
-    with pytest.raises(ValueError, match="backend must be one of auto, triton, cpu, reference.*, got 'metal'"):
+    with pytest.raises(ValueError, match="backend must be one of auto, triton, cuda, cpu, reference.*, got 'metal'"):
         vt.accelerate(nn.Linear(2, 2), backend="metal")
 
 

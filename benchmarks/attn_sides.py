@@ -1,14 +1,14 @@
 """The sides of one comparison of window attention: the op, its raw kernel and the peers, each gated before it may be timed."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from attn_problem import Problem
 from peers.window_attention import PEERS, Unavailable
-from timing import Side
+from timing import Side, setting
 from torch import Tensor
 
 import vtkernels as vt
@@ -58,7 +58,7 @@ def admit(gated: Gated, problem: Problem, name: str, build: Callable[[], Candida
     """Run a side once (which compiles what wants to be compiled) and compare; a side that fails is listed with its reason."""
 
     def context() -> contextlib.AbstractContextManager:
-        return _setting(gradients=phase == "training", precision=precision)
+        return setting(gradients=phase == "training", precision=precision)
 
     try:
         with context():
@@ -69,17 +69,6 @@ def admit(gated: Gated, problem: Problem, name: str, build: Callable[[], Candida
         gated.refused[name] = lines[0][:300] if isinstance(error, Unavailable) else f"{type(error).__name__}: {lines[0][:300]}"
     else:
         gated.sides.append(Side(name, candidate.run, context))
-
-
-@contextlib.contextmanager
-def _setting(gradients: bool, precision: str) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        with torch.set_grad_enabled(gradients):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _ours(problem: Problem, phase: str, backend: str) -> Candidate:

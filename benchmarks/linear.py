@@ -8,11 +8,10 @@ Both sides make the same result and, in training, the gradients of everything. A
 """
 
 import argparse
-import contextlib
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -93,17 +92,6 @@ class Problem:
         return sum(self.case.flops[part] for part in (("forward", "backward") if phase == "training" else ("forward",)))
 
 
-@contextlib.contextmanager
-def setting(gradients: bool, precision: str) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        with torch.set_grad_enabled(gradients):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def admit(problem: Problem, phase: str, options: argparse.Namespace) -> tuple[list[timing.Side], dict, dict]:
     """The sides that are right, each with its errors; and why the others are not timed."""
     wanted = [(OURS, lambda: partial(getattr(vt, problem.op), backend=options.backend), "highest")]
@@ -112,7 +100,7 @@ def admit(problem: Problem, phase: str, options: argparse.Namespace) -> tuple[li
             wanted.append((name + suffix, partial(PEERS[name], problem.op), precision))
     sides, errors, refused = [], {}, {}
     for name, build, precision in wanted:
-        context = partial(setting, phase == "training", precision)
+        context = partial(timing.setting, phase == "training", precision)
         try:
             with context():
                 run = partial(problem.run, phase, build())

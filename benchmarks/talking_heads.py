@@ -13,7 +13,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -90,24 +90,13 @@ class Problem:
         return errors
 
 
-@contextlib.contextmanager
-def setting(gradients: bool, precision: str) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        with torch.set_grad_enabled(gradients):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def admit(problem: Problem, phase: str, options: argparse.Namespace) -> tuple[list[timing.Side], dict, dict]:
     """The sides that are right, each with its errors; and why the others are not timed."""
     sides, errors, refused = [], {}, {}
 
     def one(name: str, attend: Callable[[], Tensor], precision: str) -> None:
         def context() -> contextlib.AbstractContextManager:
-            return setting(phase == "training", precision)
+            return timing.setting(phase == "training", precision)
 
         def training() -> tuple[Tensor, ...]:
             return torch.autograd.grad(attend(), (problem.qkv, *problem.parameters), problem.grad_out)

@@ -10,14 +10,28 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 # One busy foreign thread makes OpenMP barriers wait for whole scheduler ticks, which falsifies far more than its share.
 DISTURBED = 0.04
 TICK = 1.0 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01
+
+
+@contextlib.contextmanager
+def setting(gradients: bool, precision: str) -> Iterator[None]:
+    """How a side is run: with or without gradients, and with torch's float32 products at this precision."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with torch.set_grad_enabled(gradients):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(frozen=True)

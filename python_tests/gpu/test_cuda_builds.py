@@ -28,7 +28,7 @@ spec = importlib.util.spec_from_file_location("native_build", "setup.py")
 spec.loader.exec_module(build := importlib.util.module_from_spec(spec))
 build.BUILD = pathlib.Path(sys.argv[1])
 try:
-    build.build_kernels("cuda")
+    build.build_kernels("_native.so", "cuda")
 except build.Skip as reason:
     sys.exit(f"skipped: {reason}")
 """

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models.test_resnet import assert_same_function
+from models.test_resnet import assert_same_as
 from optional import peer
 
 from vtkernels.layers import Conv2dSame, SqueezeExcite
@@ -11,11 +11,11 @@ from vtkernels.models import create_model, model_config
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "tf_efficientnet_b0", "efficientnet_b2", "mobilenetv1_100"])
 def test_timm(name, tmp_path):
-    assert_same_function(name, peer("timm").create_model(name), tmp_path, size=(65, 96))
+    assert_same_as(name, peer("timm").create_model(name), tmp_path, size=(65, 96))
 
 
 def test_torchvision(tmp_path):
-    assert_same_function("efficientnet_b1", peer("torchvision").models.efficientnet_b1(), tmp_path)
+    assert_same_as("efficientnet_b1", peer("torchvision").models.efficientnet_b1(), tmp_path)
 
 
 def test_asymmetric_padding():

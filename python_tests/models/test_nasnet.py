@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models.test_resnet import assert_same_function
+from models.test_resnet import assert_same_as
 from models.zoo import nano
 from optional import peer
 from torch import nn
@@ -36,7 +36,7 @@ def test_timm(tmp_path):
         if type(module).__name__ == "AvgPool2dSame":
             parent, _, leaf = name.rpartition(".")
             setattr(theirs.get_submodule(parent), leaf, TensorFlowAverage())
-    assert_same_function("nasnetalarge", theirs, tmp_path, size=(65, 96), filters=8, stem_channels=16)
+    assert_same_as("nasnetalarge", theirs, tmp_path, size=(65, 96), filters=8, stem_channels=16)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -14,7 +14,7 @@ LAYERS = [
     {"models"},
     {"data", "train", "integrations"},
     {"recipes", "analysis"},
-    {"cli", "__init__", "__main__"},
+    {"cli", "profile", "__init__", "__main__"},
 ]
 BACKENDS = ("reference", "native", "torch_blas", "triton", "cuda")
 MODULES = sorted(PACKAGE.rglob("*.py"))

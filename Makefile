@@ -29,7 +29,7 @@ NATIVE := build/native/.built
 WORKERS ?= $(shell nproc)
 PARALLEL := $(if $(READY),-n $(WORKERS) --dist worksteal)
 
-.PHONY: demo test bench check gpu-check gpu-bench clean
+.PHONY: demo test bench check gpu-check gpu-bench wheel clean
 
 demo: $(NATIVE)
 	$(PY) benchmarks/attn.py --demo
@@ -54,6 +54,15 @@ gpu-check: $(NATIVE)
 
 gpu-bench: $(NATIVE)
 	$(PY) benchmarks/gpu_models.py $(GPU_ARGS)
+
+# dist/: the sources, a wheel without native code for every platform, and one for this platform with what can be built here
+WHEEL = $(PY) -m pip wheel -q --no-build-isolation --no-deps -w dist .
+wheel: $(NATIVE)
+	rm -rf dist build/lib* build/bdist*
+	$(PY) setup.py -q sdist
+	VTKERNELS_BUILD=none $(WHEEL)
+	rm -rf build/lib* build/bdist*
+	VTKERNELS_BUILD=auto $(WHEEL)
 
 # torchvision asks for the very torch it was built against, which may differ by a local version: hence --no-deps
 $(READY): pyproject.toml

@@ -146,4 +146,6 @@ class NativeBuild(build_ext):
         return {str(Path(self.build_lib, "vtkernels", name)): str(PACKAGE / name) for name in LIBRARIES if self.inplace and (PACKAGE / name).exists()}
 
 
-setup(ext_modules=[Extension("vtkernels._system", sources=[])], cmdclass={"build_ext": NativeBuild})
+# a wheel without native code is for every platform
+native = [] if os.environ.get("VTKERNELS_BUILD") == "none" else [Extension("vtkernels._system", sources=[])]
+setup(ext_modules=native, cmdclass={"build_ext": NativeBuild})

@@ -60,6 +60,15 @@ def test_the_papers_update():
     equal(loss.centers, expected)
 
 
+def test_features_that_overflowed_leave_the_centres_alone():
+    loss = with_centers(losses.CenterLoss(3, 2), C)
+    bad = X.clone()
+    bad[1] = torch.inf
+    assert loss(bad, Y).isinf()
+    # the other class of the batch has moved
+    assert loss.centers.isfinite().all() and torch.equal(loss.centers[1:], C[1:]) and not torch.equal(loss.centers[0], C[0])
+
+
 def test_a_counted_parameter_takes_the_papers_step():
     loss = with_centers(losses.CenterLoss(3, 2, update="counted", weight=0.003), C)
     running = with_centers(losses.CenterLoss(3, 2, alpha=0.5, weight=0.003), C)

@@ -130,6 +130,29 @@ def test_compiles_without_a_break(case, fresh_compiler):
     torch.testing.assert_close(compiled(*free, *fixed, **options), call(case))
 
 
+@pytest.mark.parametrize("update", ["paper", "counted", "gradient"])
+@pytest.mark.parametrize("kind", [losses.CenterLoss, losses.IslandLoss])
+def test_centres_follow_in_a_compiled_loss(kind, update, fresh_compiler):
+    plain, x = kind(4, 4, update=update).double(), logits()
+    other = copy.deepcopy(plain)
+    compiled = torch.compile(other, fullgraph=True, backend="aot_eager")
+    mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    value = compiled(theirs, CLASSES)
+    torch.testing.assert_close(value, plain(mine, CLASSES))
+    for leaf in (theirs, mine):
+        (other if leaf is theirs else plain)(leaf, CLASSES).backward()
+    torch.testing.assert_close(theirs.grad, mine.grad)
+    torch.testing.assert_close(other.centers, plain.centers)
+
+
+def test_gradients_of_each_sample():
+    """By functorch, which reads no values."""
+    per_sample = torch.func.vmap(torch.func.grad(lambda z, y: losses.focal_loss(z[None], y[None])))(logits(), CLASSES)
+    x = logits().requires_grad_()
+    losses.focal_loss(x, CLASSES, reduction="sum").backward()
+    torch.testing.assert_close(per_sample, x.grad)
+
+
 def test_a_class_that_does_not_exist_poisons_a_compiled_loss(fresh_compiler):
     wrong = CLASSES.clone()
     wrong[3] = 7

@@ -69,7 +69,8 @@ class ClassCenters(nn.Module):
         """Move the buffer against `step`, or return a zero whose gradient for the parameter is `step`."""
         if self.update == "paper":
             with torch.no_grad():
-                self.centers.sub_(self.alpha * step)
+                # features that overflowed cost a step of the optimizer, and must not cost the centres
+                self.centers.sub_(self.alpha * step.masked_fill(~step.isfinite(), 0.0))
             return step.new_zeros(())
         pulled = (self.centers * step).sum()
         return pulled - pulled.detach()

@@ -87,18 +87,28 @@ def island_pairs(centers: Tensor) -> Tensor:
 
     A centre of length 0 has no direction: it raises on a CPU, and is NaN on a GPU.
     """
-    name = "island_pairs"
+    directions, _ = _directions("island_pairs", centers)
+    classes = len(directions)
+    # all products but those of each with itself, without forming the [K, K] of them
+    return directions.sum(0).square().sum() - directions.square().sum() + classes * (classes - 1)
+
+
+def _island_slope(centers: Tensor) -> Tensor:
+    """The gradient of `island_pairs`: each centre moves across its own direction, away from the sum of the others'."""
+    directions, lengths = _directions("island_pairs", centers)
+    others = directions.sum(0) - directions
+    return 2.0 * (others - (others * directions).sum(1, keepdim=True) * directions) / lengths
+
+
+def _directions(name: str, centers: Tensor) -> tuple[Tensor, Tensor]:
     check.check_tensor(name, "centers", centers, 2, "[classes, channels]")
     check.check_floating(name, "centers", centers)
     c = computed(centers)
-    length = torch.linalg.vector_norm(c, dim=1, keepdim=True)
-    if may_look(centers) and (length == 0).any():
-        found = (length[:, 0] == 0).nonzero()[0, 0].item()
+    lengths = torch.linalg.vector_norm(c, dim=1, keepdim=True)
+    if may_look(centers) and (lengths == 0).any():
+        found = (lengths[:, 0] == 0).nonzero()[0, 0].item()
         check.fail(name, f"centers[{found}]", "have a direction", "a vector of zeros", "start from random centres")
-    c = c / length
-    classes = len(c)
-    # all products but those of each with itself, without forming the [K, K] of them
-    return c.sum(0).square().sum() - c.square().sum() + classes * (classes - 1)
+    return c / lengths, lengths
 
 
 def island_loss(features: Tensor, target: Tensor, centers: Tensor, *, pair_weight: float = 10.0, normalization: str = "paper") -> Tensor:
@@ -123,13 +133,11 @@ class IslandLoss(CenterLoss):
         pairs = self.weight * self.pair_weight * island_pairs(self.centers.detach())
         return pairs + super().forward(features, target)
 
+    @torch.no_grad()
     def step(self, features: Tensor, target: Tensor) -> Tensor:
-        with torch.enable_grad():
-            centers = self.centers.detach().requires_grad_()
-            (apart,) = torch.autograd.grad(island_pairs(centers), centers)
         # each pair is in the sum twice
-        share = 1.0 if self.update == "gradient" else 0.5 / max(len(centers) - 1, 1)
-        return super().step(features, target) + self.pair_weight * share * apart
+        share = 1.0 if self.update == "gradient" else 0.5 / max(len(self.centers) - 1, 1)
+        return super().step(features, target) + self.pair_weight * share * _island_slope(self.centers)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, pair_weight={self.pair_weight}"

@@ -95,6 +95,25 @@ def test_autocast_changes_nothing(case):
         assert value.dtype == dtype and torch.equal(value, plain)
 
 
+@every_case
+def test_no_value_is_waited_for(case):
+    """Tensors that have none stand for those of a device that is busy."""
+    function, free, fixed, options = CASES[case]
+    inputs = [x.to("meta").requires_grad_(x is free[0]) for x in (*free, *fixed)]
+    options = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in options.items()}
+    value = function(*inputs, **options)
+    value.backward()
+    assert value.shape == () and inputs[0].grad.shape == free[0].shape
+
+
+@pytest.mark.parametrize("update", ["paper", "counted", "gradient"])
+@pytest.mark.parametrize("kind", [losses.CenterLoss, losses.IslandLoss, losses.SparseCenterLoss])
+def test_centres_wait_for_no_value(kind, update):
+    loss, x = kind(4, 4, update=update).to("meta"), logits().to("meta").requires_grad_()
+    loss(x, CLASSES.to("meta"), *[x.detach()] * (kind is losses.SparseCenterLoss)).backward()
+    assert x.grad.shape == x.shape
+
+
 @of_logits
 @pytest.mark.parametrize("sign", [1, -1])
 def test_large_half_precision_numbers(case, sign):

@@ -19,7 +19,7 @@ class ClassCenters(nn.Module):
     GradScaler. Keep the parameter out of weight decay, and give it a learning rate of its own (0.5 is usual).
 
     Sums run over the processes of `group` (of all, where torch.distributed is in use), so that every process takes the same step, inside
-    DistributedDataParallel or not. Centres start from `seed` for that reason.
+    DistributedDataParallel or not: all must make the call, with an empty batch if need be. Centres start from `seed` for that reason.
     """
 
     def __init__(

@@ -5,7 +5,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vtkernels.layers import DepthwiseSeparableConv, GroupNorm, MeanOnlyBatchNorm2d, SeparableConv2d, SqueezeExcite, StdConv2d, WeightNormConv2d
+from vtkernels.layers import (
+    DepthwiseSeparableConv,
+    GroupNorm,
+    MeanOnlyBatchNorm2d,
+    SeparableConv2d,
+    SqueezeExcite,
+    StdConv2d,
+    WeightNormConv2d,
+    WeightNormLinear,
+)
 
 
 def maps(count=2, channels=8, size=(5, 7)):
@@ -22,6 +31,8 @@ def test_squeeze_excite():
     hidden = (x.flatten(2).mean(2) @ weights["conv_reduce.weight"].T + weights["conv_reduce.bias"]).clamp(min=0)
     factors = 1 / (1 + torch.exp(-(hidden @ weights["conv_expand.weight"].T + weights["conv_expand.bias"])))
     torch.testing.assert_close(layer(x), x * factors[:, :, None, None], rtol=1e-12, atol=1e-12)
+    # tokens are the pixels of a map
+    torch.testing.assert_close(layer(x.flatten(2).mT), layer(x).flatten(2).mT, rtol=1e-12, atol=1e-12)
 
 
 def test_standardised_filters():
@@ -38,20 +49,40 @@ def test_standardised_filters():
     assert (layer.half().standardised() == 0).all()
 
 
-def test_weight_normalisation_is_that_of_torch():
-    layer = WeightNormConv2d(8, 6, 3, padding=1).double()
-    theirs = nn.Conv2d(8, 6, 3, padding=1).double()
+@pytest.mark.parametrize("linear", [False, True])
+def test_weight_normalisation_is_that_of_torch(linear):
+    layer, theirs = (WeightNormLinear(8, 6), nn.Linear(8, 6)) if linear else (WeightNormConv2d(8, 6, 3, padding=1), nn.Conv2d(8, 6, 3, padding=1))
+    layer, theirs, x = layer.double(), theirs.double(), maps().flatten(2).mT if linear else maps()
     layer.set_filters(theirs.weight.detach())
     layer.bias = theirs.bias
-    torch.testing.assert_close(layer(maps()), theirs(maps()), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(layer(x), theirs(x), rtol=1e-12, atol=1e-12)
     theirs = nn.utils.parametrizations.weight_norm(theirs)
     for module in (layer, theirs):
-        module(maps()).square().sum().backward()
+        module(x).square().sum().backward()
     torch.testing.assert_close(layer.weight_g.grad, theirs.parametrizations.weight.original0.grad)
     torch.testing.assert_close(layer.weight_v.grad, theirs.parametrizations.weight.original1.grad)
     # the gradient of the direction is orthogonal to it
-    inner = (layer.weight_v.grad * layer.weight_v).sum((1, 2, 3))
+    inner = (layer.weight_v.grad * layer.weight_v).flatten(1).sum(1)
     torch.testing.assert_close(inner, torch.zeros(6, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_weight_normalisation_fits_a_batch(linear):
+    layer = (WeightNormLinear(8, 6) if linear else WeightNormConv2d(8, 6, 3, padding=1)).double()
+    x = (maps().flatten(2).mT if linear else maps()) * 5 + 2
+    direction = layer.weight_v.detach().clone()
+    y = layer.fit(x).flatten(0, 1) if linear else layer.fit(x).movedim(1, -1).flatten(0, 2)
+    torch.testing.assert_close(y.mean(0), torch.zeros(6, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(y.var(0, correction=0), torch.ones(6, dtype=torch.float64))
+    assert torch.equal(layer.weight_v, direction)
+    # y = phi(w x + b), with the length in g alone
+    if linear:
+        by_hand = torch.tanh(x @ (layer.weight_g * direction / direction.norm(dim=1, keepdim=True)).T + layer.bias)
+        torch.testing.assert_close(torch.tanh(layer(x)), by_hand)
+    with pytest.raises(ValueError, match=f"{type(layer).__name__}: x must make every output vary, got 6 outputs that do not; give a batch of data"):
+        layer.fit(torch.zeros_like(x))
+    with pytest.raises(ValueError, match="WeightNormLinear: bias must be there to centre the outputs, got None; build the layer with bias=True"):
+        WeightNormLinear(8, 6, bias=False).fit(x)
 
 
 def test_mean_only_batch_normalisation():

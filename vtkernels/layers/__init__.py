@@ -18,16 +18,18 @@ from vtkernels.layers.shifted_patches import Patches, ShiftedPatches
 from vtkernels.layers.squeeze_excite import SqueezeExcite
 from vtkernels.layers.token_attention import TokenAttention
 from vtkernels.layers.token_performer import TokenPerformer
-from vtkernels.layers.tokens import to_map, to_tokens
-from vtkernels.layers.weight_norm import MeanOnlyBatchNorm2d, WeightNormConv2d
+from vtkernels.layers.tokens import ClassToken, DistillationToken, prepend_tokens, to_map, to_tokens
+from vtkernels.layers.weight_norm import MeanOnlyBatchNorm2d, WeightNormConv2d, WeightNormLinear
 from vtkernels.layers.weight_standardisation import StdConv2d
 
 __all__ = [
     "ACTIVATIONS",
     "Attention",
     "Block",
+    "ClassToken",
     "Conv2dSame",
     "DepthwiseSeparableConv",
+    "DistillationToken",
     "DropPath",
     "GroupNorm",
     "LayerNorm2d",
@@ -45,10 +47,12 @@ __all__ = [
     "TokenAttention",
     "TokenPerformer",
     "WeightNormConv2d",
+    "WeightNormLinear",
     "activation",
     "carry_positions",
     "lecun_normal",
     "linear_rates",
+    "prepend_tokens",
     "resize_positions",
     "sin_cos_positions",
     "take_over_linear_layers",

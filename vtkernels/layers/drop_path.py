@@ -7,7 +7,11 @@ from vtkernels._core import check
 
 
 class DropPath(nn.Module):
-    """Zeroes the branch of each sample with probability `rate` in training, and scales the rest by 1 / (1 - rate)."""
+    """Zeroes the branch of each sample with probability `rate` in training, and scales the rest by 1 / (1 - rate).
+
+    The shortcut beside the branch stays, so that what trains is a network of random depth. The two branches of a block draw apart;
+    over the blocks the rate usually grows in a line (`linear_rates`).
+    """
 
     def __init__(self, rate: float = 0.0):
         super().__init__()

@@ -6,10 +6,10 @@ from vtkernels.layers.activations import activation
 
 
 class SqueezeExcite(nn.Module):
-    """Multiplies each channel of [B, C, H, W] by a factor in (0, 1) that two layers compute from the means of all channels.
+    """Multiplies each channel of [B, C, H, W], or of tokens [B, N, C], by a factor in (0, 1) that two layers compute from all channels' means.
 
-    The layers are 1x1 convolutions with a bias, `hidden` channels between them and a sigmoid at the end. `names` are those of the two
-    layers in `state_dict`: SE-ResNets call them `fc1` and `fc2`, EfficientNets `conv_reduce` and `conv_expand`.
+    The layers are 1x1 convolutions with a bias, `hidden` channels (usually dim / 16) between them and a sigmoid at the end. `names` are
+    those of the two layers in `state_dict`: SE-ResNets call them `fc1` and `fc2`, EfficientNets `conv_reduce` and `conv_expand`.
     """
 
     def __init__(self, dim: int, hidden: int, act: str = "relu", names: tuple[str, str] = ("fc1", "fc2")):
@@ -21,7 +21,10 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         reduce, expand = (self.get_submodule(name) for name in self.names)
-        return x * expand(self.act(reduce(x.mean((2, 3), keepdim=True)))).sigmoid()
+        tokens = x.dim() == 3
+        means = x.mean(1)[:, :, None, None] if tokens else x.mean((2, 3), keepdim=True)
+        factors = expand(self.act(reduce(means))).sigmoid()
+        return x * (factors.flatten(1)[:, None] if tokens else factors)
 
     def extra_repr(self) -> str:
         return f"act={self.act_name!r}"

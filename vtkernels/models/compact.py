@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtkernels._core import check
-from vtkernels.layers import Attention, Block, PatchEmbed, carry_positions, linear_rates, sin_cos_positions, truncated_normal_linears
+from vtkernels.layers import Attention, Block, PatchEmbed, carry_positions, linear_rates, prepend_tokens, sin_cos_positions, truncated_normal_linears
 from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
 
@@ -149,10 +149,7 @@ class CompactTransformer(Isotropic):
         return -(-height // self.reduction), -(-width // self.reduction)
 
     def _embed(self, x: Tensor) -> Tensor:
-        x = self.patch_embed(x)
-        if self.cls_token is not None:
-            x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), 1)
-        return self.pos_drop(x + self.pos_embed)
+        return self.pos_drop(prepend_tokens(self.patch_embed(x), self.cls_token) + self.pos_embed)
 
     def _logits(self, features: Tensor) -> Tensor:
         if self.prefix_tokens:

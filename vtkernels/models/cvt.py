@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtkernels._core import check
-from vtkernels.layers import Block, linear_rates, truncated_normal_linears
+from vtkernels.layers import Block, linear_rates, prepend_tokens, truncated_normal_linears
 from vtkernels.models._base import Config, MapInfo, Model
 from vtkernels.models._registry import Info, Variant, register
 
@@ -161,9 +161,7 @@ class CvT(Model):
         for stage in self.stages:
             x = stage.patch_embed(x)
             grid = (x.shape[1], x.shape[2])
-            tokens = x.flatten(1, 2)
-            if stage.cls_token is not None:
-                tokens = torch.cat((stage.cls_token.expand(x.shape[0], -1, -1), tokens), 1)
+            tokens = prepend_tokens(x.flatten(1, 2), stage.cls_token)
             for block in stage.blocks:
                 tokens = self.run(block, tokens, grid)
             prefix = int(stage.cls_token is not None)

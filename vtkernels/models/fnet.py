@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vtkernels._core import check
-from vtkernels.layers import Block, PatchEmbed, carry_positions, linear_rates, truncated_normal_linears
+from vtkernels.layers import Block, PatchEmbed, carry_positions, linear_rates, prepend_tokens, truncated_normal_linears
 from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
 
@@ -100,8 +100,7 @@ class FNet(Isotropic):
 
     def _embed(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)
-        if self.cls_token is not None:
-            x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), 1)
+        x = prepend_tokens(x, self.cls_token)
         return self.pos_drop(x if self.pos_embed is None else x + self.pos_embed)
 
     def _logits(self, features: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from vtkernels.layers import (
     TokenPerformer,
     carry_positions,
     linear_rates,
+    prepend_tokens,
     sin_cos_positions,
     truncated_normal_linears,
 )
@@ -151,7 +152,7 @@ class T2TViT(Isotropic):
 
     def _embed(self, x: Tensor) -> Tensor:
         x = self.run(self.tokens_to_token, x)
-        return self.pos_drop(torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), 1) + self.pos_embed)
+        return self.pos_drop(prepend_tokens(x, self.cls_token) + self.pos_embed)
 
     def _logits(self, features: Tensor) -> Tensor:
         return self.head(features[:, 0])

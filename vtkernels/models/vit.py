@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vtkernels._core import check
-from vtkernels.layers import Attention, Block, Mlp, PatchEmbed, carry_positions, lecun_normal, linear_rates, truncated_normal_linears
+from vtkernels.layers import Attention, Block, Mlp, PatchEmbed, carry_positions, lecun_normal, linear_rates, prepend_tokens, truncated_normal_linears
 from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
 from vtkernels.models._vit_names import canonical_names
@@ -159,9 +159,7 @@ class VisionTransformer(Isotropic):
             super().initialise_classifier(head)
 
     def _embed(self, x: Tensor) -> Tensor:
-        x = self.patch_embed(x)
-        prefix = [token.expand(x.shape[0], -1, -1) for token in (self.cls_token, self.dist_token) if token is not None]
-        return self.pos_drop(torch.cat((*prefix, x), 1) + self.pos_embed)
+        return self.pos_drop(prepend_tokens(self.patch_embed(x), self.cls_token, self.dist_token) + self.pos_embed)
 
     def _logits(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         if self.config.distilled:

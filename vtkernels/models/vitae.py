@@ -11,7 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from vtkernels._core import check
-from vtkernels.layers import Attention, DropPath, Mlp, PatchEmbed, TokenPerformer, carry_positions, linear_rates, to_map, to_tokens, truncated_normal_linears
+from vtkernels.layers import (
+    Attention,
+    DropPath,
+    Mlp,
+    PatchEmbed,
+    TokenPerformer,
+    carry_positions,
+    linear_rates,
+    prepend_tokens,
+    to_map,
+    to_tokens,
+    truncated_normal_linears,
+)
 from vtkernels.models._base import Config, MapInfo, Model
 from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
@@ -230,7 +242,7 @@ class PatchTokens(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.PRM(x)
-        return self.drop(torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), 1) + self.pos_embed)
+        return self.drop(prepend_tokens(x, self.cls_token) + self.pos_embed)
 
 
 class VitaePlain(Isotropic):

@@ -149,7 +149,7 @@ def test_one_seed_is_spread_over_the_samples():
     images = batch((1, 3, 16, 16)).repeat(6, 1, 1, 1)
     once, again = BatchAugMix()(images, 5), BatchAugMix()(images, torch.tensor(5))
     assert torch.equal(once, again) and len(once.unique(dim=0)) == 6
-    assert torch.equal(once, BatchAugMix()(images, [augment.sample_seed(5, 0, index) for index in range(6)]))
+    assert torch.equal(once, BatchAugMix()(images, [augment.sample_seed(5, index) for index in range(6)]))
 
 
 def test_empty_batches():

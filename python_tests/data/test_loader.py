@@ -61,14 +61,16 @@ def test_global_generators_go_on_undisturbed(shapes):
     assert torch.equal(torch.rand(2), expected[0]) and random.random() == expected[1] and np.random.rand() == expected[2]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("workers", "then"), [(0, 0), (2, 2), (0, 2)])
 @pytest.mark.parametrize("done", [0, 2, 5])
-def test_resuming_inside_an_epoch_is_exact(shapes, workers, done):
-    def loader():
+def test_resuming_inside_an_epoch_is_exact(shapes, workers, then, done):
+    """Also in as many processes as one likes: the batches are those of a loader without any."""
+
+    def loader(workers):
         options = {"statistics": shapes.statistics, "erase": RandomErasing(0.5), "mix": Mixup(num_classes=8, cutmix_alpha=1.0)}
         return create_loader(shapes, 4, train=True, workers=workers, seed=1, **options)
 
-    whole, started, resumed = loader(), loader(), loader()
+    whole, started, resumed = loader(0), loader(workers), loader(then)
     for one in (whole, started):
         batches(one)
     expected, state = batches(whole), started.state_dict()
@@ -219,6 +221,10 @@ def test_arguments_are_checked(shapes):
         ({"rank": 1}, "given together"),
         ({"batch_size": 0}, "at least 1"),
         ({"seed": -1}, "at least 0"),
+        ({"batch_size": 23, "train": True}, "hold a batch of 23 for this process, got 22 samples; try a smaller batch_size"),
+        ({"batch_size": 12, "train": True, "rank": 1, "world": 2}, "got 11 samples"),
+        ({"batch_size": 1, "train": True, "mix": Mixup(num_classes=8)}, "at least 2 where images are mixed"),
     ):
         with pytest.raises(ValueError, match=message):
             create_loader(shapes, **{"batch_size": 4, **options})
+    assert len(create_loader(shapes, 23, train=True, drop_last=False)) == 1

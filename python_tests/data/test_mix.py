@@ -1,5 +1,7 @@
 """Mixup, CutMix, Cutout and random erasing: timm's numbers, and what must hold whatever is drawn."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,10 @@ def test_bad_batches_are_refused(batch):
         Mixup(num_classes=5, views=3)(images, targets)
     with pytest.raises(ValueError, match="nor both 0"):
         Mixup(mixup_alpha=0.0)
+    for make, name in ((Mixup, "prob"), (Mixup, "switch_prob"), (Mixup, "label_smoothing"), (RandomErasing, "prob"), (partial(Cutout, 4), "prob")):
+        for share in (3, -0.1, float("nan")):
+            with pytest.raises(ValueError, match=f"{name} must be from 0 to 1, got {share}"):
+                make(**{name: share})
     with pytest.raises(ValueError, match=r"shape \[6, 4\]"):
         soft_targets(torch.eye(6), 4)
     assert Mixup(num_classes=5)(images[:0], targets[:0])[1].shape == (0, 5)

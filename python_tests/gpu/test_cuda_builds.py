@@ -71,8 +71,9 @@ def functions(library: Path, folder: str) -> list[str]:
     """The machine code of each kernel of an op and architecture, its name first."""
     triton = pytest.importorskip("triton", reason="triton, which brings cuobjdump, is not installed")
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    code = subprocess.run([tool, "-sass", library / folder / "cuda.cu.o"], capture_output=True, text=True, check=True).stdout
-    return code.split("Function : ")[1:]
+    code = subprocess.run([tool, "-sass", library / "_native.so.parts" / folder / "cuda.cu.o"], capture_output=True, text=True)
+    assert code.returncode == 0, code.stderr
+    return code.stdout.split("Function : ")[1:]
 
 
 def test_memory_is_moved_sixteen_bytes_at_a_time_and_without_atomics(build):

@@ -174,10 +174,17 @@ def test_a_module_made_on_meta_is_complete_once_loaded(module_class):
     module = random_parameters(module_class(16, 4, 2))
     empty = module_class(16, 4, 2, device="meta")
     assert empty(torch.empty(2, 8, 8, 16, device="meta"), 2).shape == (2, 8, 8, 16)
+    x, assigned = torch.randn(2, 8, 8, 16), copy.deepcopy(empty)
+    assigned.load_state_dict(module.state_dict(), assign=True)
+    assert torch.equal(assigned(x, 2), module(x, 2))
     empty.to_empty(device="cpu")
-    empty.reset_parameters()
+    for tensor in (*empty.parameters(), *empty.buffers()):
+        # what the memory happens to hold
+        tensor.detach().fill_(torch.nan)
+    drawn = copy.deepcopy(empty)
+    drawn.reset_parameters()
+    assert bool(drawn(x, 2).isfinite().all())
     empty.load_state_dict(module.state_dict())
-    x = torch.randn(2, 8, 8, 16)
     assert torch.equal(empty(x, 2), module(x, 2))
 
 

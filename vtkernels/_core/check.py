@@ -50,6 +50,13 @@ def pair(op: str, name: str, value: Any) -> tuple[int, int]:
     fail(op, name, "be an int or a pair of ints (rows, columns)", repr(value), "try int() on each", TypeError)
 
 
+def check_share(what: str, name: str, value: float) -> float:
+    """A probability or another part of one."""
+    if not 0 <= value <= 1:
+        fail(what, name, "be from 0 to 1", value, "try 0.5")
+    return value
+
+
 def check_seed(op: str, seed: Any) -> None:
     if seed is None:
         return

@@ -29,7 +29,7 @@ class Compose:
 
     def __call__(self, image: Any, target: Target, seed: int) -> tuple[Any, Target]:
         for place, transform in enumerate(self.steps):
-            image, target = transform(image, target, seed=sample_seed(seed, 0, place))
+            image, target = transform(image, target, seed=sample_seed(seed, place))
         return image, target
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vtkernels._core.check import fail
+from vtkernels.data.augment.random import sample_seed
 from vtkernels.data.datasets._base import CorruptImage, Statistics
 from vtkernels.data.samplers import EpochSampler, InOrder, Repeated, SampleKey, Shuffled
 
@@ -86,6 +87,11 @@ def create_loader(
     elif repeats != 1 or rank is not None or world is not None:
         fail("create_loader", "repeats, rank and world", "be left to the sampler where one is given", (repeats, rank, world))
     batches = _Batches(sampler, batch_size, train if drop_last is None else drop_last)
+    if train and not len(batches):
+        least = f"hold a batch of {batch_size} for this process"
+        fail("create_loader", "the training set", least, f"{len(sampler)} samples", "try a smaller batch_size, or drop_last=False")
+    if train and mix is not None and batch_size == 1:
+        fail("create_loader", "batch_size", "be at least 2 where images are mixed", batch_size, "a sample is mixed with another of its batch")
     return Loader(_Seeded(dataset, transform, seed), batches, train, workers, torch.device(device or "cpu"), augment, statistics, erase, mix, on_corrupt)
 
 
@@ -208,12 +214,12 @@ class Loader:
         if self.mix is not None and len(targets) % 2:
             images, targets = images.unflatten(0, (-1, len(targets)))[:, :-1].flatten(0, 1), targets[:-1]
         images, targets = _moved(images, self.device), _moved(targets, self.device)
-        place = self.samples.seed, self.epoch, number, self.batches.sampler.rank, _OF_BATCHES
+        seed = sample_seed(self.samples.seed, self.epoch, number, self.batches.sampler.rank, _OF_BATCHES)
         if self.augment is not None:
-            images = self.augment(images, _number(np.uint64, *place))
+            images = self.augment(images, seed)
         if self.statistics is not None:
             images = normalised(images, self.statistics)
-        rng = np.random.RandomState(_number(np.uint32, *place))
+        rng = np.random.RandomState(seed % 2**32)
         if self.erase is not None:
             images = self.erase(images, rng=rng)
         if self.mix is not None:
@@ -269,10 +275,11 @@ class _Seeded(Dataset):
         if self.transform is None:
             return image, target
         given = (image, target) if self.takes_target else (image,)
+        seed = sample_seed(self.seed, *key)
         if self.takes_seed:
-            result = self.transform(*given, seed=_number(np.uint64, self.seed, *key))
+            result = self.transform(*given, seed=seed)
         else:
-            with _global_generators(_number(np.uint32, self.seed, *key)):
+            with _global_generators(seed % 2**32):
                 result = self.transform(*given)
         return result if self.takes_target else (result, target)
 
@@ -285,11 +292,6 @@ def _parameters(transform: Callable) -> Collection[str]:
     except ValueError:
         # some functions written in C tell none
         return ()
-
-
-def _number(kind: type[np.unsignedinteger], *parts: int) -> int:
-    """One of many when any of the parts differs."""
-    return int(np.random.SeedSequence(parts).generate_state(1, kind)[0])
 
 
 @contextmanager

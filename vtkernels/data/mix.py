@@ -73,8 +73,9 @@ class Mixup:
         if mixup_alpha < 0 or cutmix_alpha < 0 or mixup_alpha + cutmix_alpha == 0:
             fail("Mixup", "mixup_alpha and cutmix_alpha", "not be negative, nor both 0", (mixup_alpha, cutmix_alpha))
         self.mixup_alpha, self.cutmix_alpha, self.cutmix_minmax = mixup_alpha, cutmix_alpha, cutmix_minmax
-        self.prob, self.switch_prob, self.mode, self.correct_lam = prob, switch_prob, mode, correct_lam
-        self.label_smoothing, self.num_classes, self.partner, self.views = label_smoothing, num_classes, partner, views
+        self.prob, self.switch_prob = check.check_share("Mixup", "prob", prob), check.check_share("Mixup", "switch_prob", switch_prob)
+        self.label_smoothing = check.check_share("Mixup", "label_smoothing", label_smoothing)
+        self.mode, self.correct_lam, self.num_classes, self.partner, self.views = mode, correct_lam, num_classes, partner, views
         # False from `mixup_off_epoch` on
         self.enabled = True
 
@@ -194,7 +195,7 @@ class Cutout:
     def __init__(self, length: int, holes: int = 1, prob: float = 1.0, fill: float = 0.0):
         if length < 0 or holes < 0:
             fail("Cutout", "length and holes", "not be negative", (length, holes))
-        self.length, self.holes, self.prob, self.fill = length, holes, prob, fill
+        self.length, self.holes, self.prob, self.fill = length, holes, check.check_share("Cutout", "prob", prob), fill
 
     def __call__(self, images: Tensor, rng: Any = None) -> Tensor:
         check.check_tensor("Cutout", "images", images, 4, "[batch, channels, height, width]")
@@ -228,7 +229,8 @@ class RandomErasing:
             fail("RandomErasing", "mode", "be 'const', 'rand' or 'pixel'", repr(mode))
         if not 0 <= area[0] <= area[1] <= 1 or aspect <= 0 or count < 1 or views < 1:
             fail("RandomErasing", "area, aspect, count and views", "be shares and positive", (area, aspect, count, views))
-        self.prob, self.area, self.mode, self.count, self.views = prob, area, mode, count, views
+        self.prob = check.check_share("RandomErasing", "prob", prob)
+        self.area, self.mode, self.count, self.views = area, mode, count, views
         self.log_aspect = (math.log(aspect), -math.log(aspect))
 
     def __call__(self, images: Tensor, rng: Any = None) -> Tensor:

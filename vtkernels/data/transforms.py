@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vtkernels._core.check import fail, pair
+from vtkernels._core.check import check_share, fail, pair
 from vtkernels.data.augment.augmix import AugMix
 from vtkernels.data.augment.auto_augment import AutoAugment
 from vtkernels.data.augment.image import IMAGENET_MEAN, IMAGENET_STD, Fill, Step, apply, check_fill, check_statistics, crop, normalize, pad, resize, to_array
@@ -30,7 +30,7 @@ class Compose:
 
     def __call__(self, image: Any, seed: int) -> Any:
         for place, transform in enumerate(self.transforms):
-            image = transform(image, seed=sample_seed(seed, 0, place))
+            image = transform(image, seed=sample_seed(seed, place))
         return image
 
     def __repr__(self) -> str:
@@ -107,7 +107,7 @@ class RandomFlip:
     """Left to right, with probability `prob`."""
 
     def __init__(self, prob: float = 0.5):
-        self.prob = _probability("RandomFlip", prob)
+        self.prob = check_share("RandomFlip", "prob", prob)
 
     def draw(self, seed: int) -> bool:
         return Stream(seed).uniform() < self.prob
@@ -330,12 +330,6 @@ def _interval(what: str, name: str, bounds: tuple[float, float]) -> tuple[float,
     if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] < math.inf:
         fail(what, name, "be two positive numbers in order", bounds, "leave it out for the usual one")
     return tuple(bounds)
-
-
-def _probability(what: str, prob: float) -> float:
-    if not 0 <= prob <= 1:
-        fail(what, "prob", "be from 0 to 1", prob, "try 0.5")
-    return prob
 
 
 def _check_filter(what: str, name: str) -> None:

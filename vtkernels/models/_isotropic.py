@@ -1,12 +1,13 @@
 """Patches as tokens, and one width from the first block to the last."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from vtkernels._core import check
-from vtkernels.layers import to_map
+from vtkernels.layers import Block, linear_rates, to_map
 from vtkernels.models._base import Config, MapInfo, Model
 
 
@@ -37,6 +38,12 @@ class Isotropic(Model):
     def __init__(self, config: IsotropicConfig):
         super().__init__(config)
         self.check_patches()
+
+    def new_blocks(self, mixer: Callable[[], nn.Module], block: type[Block] = Block, **options: Any) -> nn.ModuleList:
+        """`depth` blocks, each around a mixer of its own; `mlp_ratio`, `norm_eps`, `dropout` and `drop_path` are the configuration's."""
+        config = self.config
+        hidden, rates = int(config.width * config.mlp_ratio), linear_rates(config.drop_path, config.depth)
+        return nn.ModuleList(block(config.width, mixer(), hidden, eps=config.norm_eps, drop=config.dropout, drop_path=rate, **options) for rate in rates)
 
     def check_patches(self) -> None:
         config = self.config

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtkernels._core import check
-from vtkernels.layers import Attention, Block, PatchEmbed, carry_positions, linear_rates, prepend_tokens, sin_cos_positions, truncated_normal_linears
+from vtkernels.layers import Attention, Block, PatchEmbed, carry_positions, prepend_tokens, sin_cos_positions, truncated_normal_linears
 from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
 
@@ -103,17 +103,8 @@ class CompactTransformer(Isotropic):
         sine = config.positions == "sine"
         self.pos_embed = nn.Parameter(sin_cos_positions(count, width) if sine else torch.empty(1, count, width), requires_grad=not sine)
         self.pos_drop = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(
-            CompactBlock(
-                width,
-                Attention(width, config.heads, qkv_bias=False, attn_drop=config.attention_dropout, proj_drop=config.dropout),
-                int(width * config.mlp_ratio),
-                eps=config.norm_eps,
-                drop=config.dropout,
-                drop_path=rate,
-            )
-            for rate in linear_rates(config.drop_path, config.depth)
-        )
+        options = {"qkv_bias": False, "attn_drop": config.attention_dropout, "proj_drop": config.dropout}
+        self.blocks = self.new_blocks(lambda: Attention(width, config.heads, **options), CompactBlock)
         self.norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.attention_pool = nn.Identity() if self.prefix_tokens else nn.Linear(width, 1)
         self.head = self.new_classifier(width)

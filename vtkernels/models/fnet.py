@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vtkernels._core import check
-from vtkernels.layers import Block, PatchEmbed, carry_positions, linear_rates, prepend_tokens, truncated_normal_linears
+from vtkernels.layers import PatchEmbed, carry_positions, prepend_tokens, truncated_normal_linears
 from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
 
@@ -76,18 +76,7 @@ class FNet(Isotropic):
         self.pos_embed = nn.Parameter(torch.empty(1, self.prefix_tokens + self.num_patches, width)) if config.positions else None
         self.pos_drop = nn.Dropout(config.dropout)
         grid = self.grid_size if config.planar else None
-        self.blocks = nn.ModuleList(
-            Block(
-                width,
-                FourierMix(grid),
-                int(width * config.mlp_ratio),
-                eps=config.norm_eps,
-                act=config.activation,
-                drop=config.dropout,
-                drop_path=rate,
-            )
-            for rate in linear_rates(config.drop_path, config.depth)
-        )
+        self.blocks = self.new_blocks(lambda: FourierMix(grid), act=config.activation)
         self.norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.head = self.new_classifier(width)
         self.initialise()

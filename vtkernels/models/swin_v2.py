@@ -11,7 +11,6 @@ from vtkernels._core import check
 from vtkernels.models._registry import Info, Variant, register
 from vtkernels.models.swin import BASE, LARGE, NANO, SMALL, TINY, SwinBlock, SwinConfig, SwinTransformer, merge_neighbours
 from vtkernels.nn import WindowAttentionV2
-from vtkernels.ops.window_attention.module import log_spaced_coordinates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,7 @@ class SwinTransformerV2(SwinTransformer):
 
     def new_attention(self, stage: int, width: int, window: tuple[int, int]) -> nn.Module:
         config = self.config
-        attention = WindowAttentionV2(
+        return WindowAttentionV2(
             width,
             window,
             config.heads[stage],
@@ -70,8 +69,6 @@ class SwinTransformerV2(SwinTransformer):
             pretrained_window_size=config.pretrained_windows[stage] if config.pretrained_windows else 0,
             shift_first=config.shift_first,
         )
-        attention.register_load_state_dict_post_hook(_restore_coordinates)
-        return attention
 
     def initialise(self) -> None:
         super().initialise()
@@ -94,12 +91,6 @@ class SwinTransformerV2(SwinTransformer):
             prefix = name.removesuffix("qkv.bias")
             converted |= {f"{prefix}q_bias": q_bias, f"{prefix}v_bias": v_bias}
         return converted
-
-
-def _restore_coordinates(attention: WindowAttentionV2, _: object) -> None:
-    """No checkpoint holds the coordinates, and a model made on the meta device has them nowhere."""
-    table = log_spaced_coordinates(attention.window_size, attention.pretrained_window_size)
-    attention.relative_coords_table = table.to(attention.logit_scale)
 
 
 def _variant(parameters: int, gmacs: float | None, top1: float | None, size: dict, source: str = "arXiv:2111.09883", classes: int = 1000, **fields) -> Variant:

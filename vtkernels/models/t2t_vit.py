@@ -14,12 +14,10 @@ from torch.nn import functional as F
 from vtkernels._core import check
 from vtkernels.layers import (
     Attention,
-    Block,
     Mlp,
     TokenAttention,
     TokenPerformer,
     carry_positions,
-    linear_rates,
     prepend_tokens,
     sin_cos_positions,
     truncated_normal_linears,
@@ -117,17 +115,8 @@ class T2TViT(Isotropic):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(sin_cos_positions(1 + self.num_patches, width), requires_grad=False)
         self.pos_drop = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(
-            Block(
-                width,
-                Attention(width, config.heads, qkv_bias=False, attn_drop=config.attention_dropout, proj_drop=config.dropout),
-                int(width * config.mlp_ratio),
-                eps=config.norm_eps,
-                drop=config.dropout,
-                drop_path=rate,
-            )
-            for rate in linear_rates(config.drop_path, config.depth)
-        )
+        options = {"qkv_bias": False, "attn_drop": config.attention_dropout, "proj_drop": config.dropout}
+        self.blocks = self.new_blocks(lambda: Attention(width, config.heads, **options))
         self.norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.head = self.new_classifier(width)
         self.initialise()

@@ -115,7 +115,7 @@ class BatchRandomAutoAugment(_Batches, RandomAutoAugment):
 def spread_seeds(what: str, seeds: Seeds, count: int) -> list[int]:
     """A seed for each sample: those given, or as many as needed that follow from one."""
     if hasattr(seeds, "__index__") and not getattr(seeds, "ndim", 0):
-        return [sample_seed(check_seed(what, seeds), 0, index) for index in range(count)]
+        return [sample_seed(check_seed(what, seeds), index) for index in range(count)]
     seeds = seeds.tolist() if hasattr(seeds, "tolist") else list(seeds)
     if len(seeds) != count:
         fail(what, "seeds", f"be one, or one for each of {count} samples", len(seeds))

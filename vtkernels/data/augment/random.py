@@ -14,10 +14,18 @@ def Stream(seed: int, item: int = 0):
     return imgops().Stream(check_seed("Stream", seed), item)
 
 
-def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """The 64-bit seed of one sample of one epoch of a run."""
-    run = Stream(seed, (epoch % (1 << 32) << 32) ^ (index % _WORDS))
-    return run.word() << 32 | run.word()
+def sample_seed(seed: int, *place: int) -> int:
+    """The 64-bit seed of one place of a run, such as (epoch, index): another one where any of the numbers differs.
+
+    Each number in turn is added to the state, which then takes a step of SplitMix64.
+    """
+    state = check_seed("sample_seed", seed)
+    for number in (len(place), *place):
+        state = (state + int(number) + 0x9E3779B97F4A7C15) % _WORDS
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % _WORDS
+        state = (state ^ state >> 27) * 0x94D049BB133111EB % _WORDS
+        state ^= state >> 31
+    return state
 
 
 def check_seed(what: str, seed: int) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vtkernels._core.check import fail
+from vtkernels.data.augment.random import sample_seed
 from vtkernels.data.corruptions._parameters import CIFAR, IMAGENET
 from vtkernels.data.datasets._base import ImageDataset, needs, read_image
 
@@ -92,7 +93,7 @@ class Corrupted(ImageDataset):
         corrupt(np.zeros((1, 1, 3), np.uint8), name="contrast" if name in IMAGENET else name, severity=severity, parameters=parameters)
 
     def image(self, index: int) -> np.ndarray:
-        seed = int(np.random.SeedSequence([self.seed, index]).generate_state(1, np.uint64)[0])
+        seed = sample_seed(self.seed, index)
         image = self.dataset.image(index)
         options = {"seed": seed, "parameters": self.parameters, "frost_photographs": self.frost_photographs}
         return corrupt(image, self.name, self.severity, **options)

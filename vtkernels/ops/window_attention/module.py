@@ -177,10 +177,11 @@ class WindowAttentionV2(_WindowAttentionBase):
         self.proj = nn.Linear(dim, dim, **factory)
         rows, columns = (2 * size - 1 for size in self.window_size)
         self.register_buffer("relative_coords_table", torch.empty(1, rows, columns, 2, **factory), persistent=False)
+        self.register_load_state_dict_post_hook(_restore_coordinates)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        self.relative_coords_table.copy_(log_spaced_coordinates(self.window_size, self.pretrained_window_size))
+        _restore_coordinates(self)
         nn.init.constant_(self.logit_scale, math.log(10.0))
         for layer in (self.qkv, self.proj, self.cpb_mlp[0], self.cpb_mlp[2]):
             _initialise_linear(layer)
@@ -218,6 +219,12 @@ def _unfold(x: Tensor, window: tuple[int, int], shape: torch.Size) -> Tensor:
 
 def _folds(window: tuple[int, int], shape: torch.Size) -> tuple[int, int]:
     return (shape[1] if window[0] == 1 else 1, shape[2] if window[1] == 1 else 1)
+
+
+def _restore_coordinates(attention: WindowAttentionV2, _: object = None) -> None:
+    """No checkpoint holds the coordinates, and a module made on the meta device has them nowhere."""
+    table, like = log_spaced_coordinates(attention.window_size, attention.pretrained_window_size), attention.logit_scale
+    attention.relative_coords_table = table.to(device=like.device, dtype=like.dtype)
 
 
 def log_spaced_coordinates(window: tuple[int, int], pretrained: tuple[int, int]) -> Tensor:

@@ -1,0 +1,347 @@
+"""When what happens in training; what is learnt and with which values, tasks and recipes say."""
+
+import contextlib
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vtkernels._core import check
+from vtkernels.optim.early_stopping import EarlyStopping
+from vtkernels.optim.ema import Ema
+from vtkernels.optim.schedules import Schedule, set_lr
+from vtkernels.train import checkpoint, distributed
+from vtkernels.train.errors import CheckpointError, Interrupted, LoaderDied, NonFiniteLoss
+from vtkernels.train.precision import Precision
+from vtkernels.train.random_state import be_deterministic, seed_all
+from vtkernels.train.records import EpochRecord, History, Observer, StepRecord
+from vtkernels.train.settings import Settings
+from vtkernels.train.signals import NAMES, StopSignals
+from vtkernels.train.state import restore, state_of
+from vtkernels.train.timing import Stopwatch, most_memory
+from vtkernels.train.update import Batch, Result, Update
+from vtkernels.train.validation import finite, validate
+
+log = logging.getLogger("vtkernels")
+
+ACTIVITIES = ("data", "compute", "valid", "save")
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        update: updates made. epoch: epochs over. in_epoch: updates of the epoch under way. images: samples of it.
+        lr_factor: what steps back have left of the learning rate. steps_back: how many there were.
+    """
+
+    update: int = 0
+    epoch: int = 0
+    in_epoch: int = 0
+    images: int = 0
+    lr_factor: float = 1.0
+    steps_back: int = 0
+
+
+class Trainer:
+    """Trains a task.
+
+        trainer = Trainer(task, make_optimizer, schedule, train_loader, valid_loader, Settings(epochs=10), folder="runs/first")
+        history = trainer.fit()
+
+    Args:
+        task: or what `prepare` made of it.
+        optimizer: or a function that makes it for the prepared task: of several processes, parameters may be sharded by then, and SAM is to
+            be given the wrapped task as its `model`.
+        schedule: update -> learning rate, see `vtkernels.optim.schedules`. None leaves the optimizer's alone.
+        train_loader: of `vtkernels.data.create_loader`: it can go on at any batch.
+        valid_loader: batches (images, targets); None evaluates nothing.
+        settings: see there.
+        folder: where checkpoints go; None keeps none.
+        observers: told of what happens; the first process's only.
+        config: saved with each checkpoint, plain values: what is needed to build all of this again.
+    """
+
+    def __init__(
+        self,
+        task: nn.Module,
+        optimizer: torch.optim.Optimizer | Callable[[nn.Module], torch.optim.Optimizer],
+        schedule: Callable[[int], float] | None,
+        train_loader: Any,
+        valid_loader: Iterable | None = None,
+        settings: Settings | None = None,
+        *,
+        folder: str | Path | None = None,
+        observers: Iterable[Observer] = (),
+        config: dict[str, Any] | None = None,
+        device: torch.device | None = None,
+    ):
+        for name in ("set_epoch", "state_dict", "load_state_dict"):
+            if not hasattr(train_loader, name):
+                check.fail("Trainer", "train_loader", f"have {name}()", type(train_loader).__name__, "make it with vtkernels.data.create_loader", TypeError)
+        self.settings, self.schedule, self.config = settings or Settings(), schedule, config or {}
+        self.train_loader, self.valid_loader = train_loader, valid_loader
+        self.folder = Path(folder) if folder is not None else None
+        self.device = device or distributed.this_device()
+        self.rank, self.world = distributed.rank(), distributed.world()
+        if self.settings.deterministic:
+            be_deterministic()
+        self.module = distributed.prepare(task, self.settings, self.device)
+        self.task = distributed.bare(self.module)
+        self.optimizer = optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer(self.module)
+        self.ema = None if self.settings.ema_decay is None else Ema(self.model, decay=self.settings.ema_decay, warmup=self.settings.ema_warmup)
+        self.precision = Precision(self.settings.precision, self.device)
+        last = distributed.wants_channels_last(self.task.model, self.settings)
+        self.update = Update(self.module, self.optimizer, self.precision, self.settings.clip_norm, last)
+        self.stopping = EarlyStopping(patience=self.settings.patience, min_delta=self.settings.min_delta, mode=self.settings.monitor_mode)
+        self.observers = list(observers) if self.rank == 0 else []
+        self.progress, self.history = Progress(), History()
+        self.updates_per_epoch = math.ceil(len(train_loader) / self.settings.accumulate)
+        # of the epoch under way, over its samples, on the device: it is not finite any more once a loss was not
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.loader_state = train_loader.state_dict()
+        self._signals, self._epoch_watch, self._step_watch = StopSignals(), Stopwatch(*ACTIVITIES), Stopwatch(*ACTIVITIES)
+        self._images_told, self._saved_at, self._resumed, self._between_updates = 0, time.monotonic(), False, True
+
+    @property
+    def model(self) -> nn.Module:
+        return self.task.model
+
+    @property
+    def total_updates(self) -> int:
+        return self.settings.epochs * self.updates_per_epoch
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def resume(self, path: str | Path | None = None) -> "Trainer":
+        """Take up a run where its checkpoint left it: a file, the folder of a run, or None for the trainer's own."""
+        source = Path(path) if path is not None else self.folder
+        if source is None:
+            check.fail("Trainer.resume", "path", "be given", None, "this trainer has no folder of its own")
+        state = checkpoint.read(source) if source.is_file() else checkpoint.read_last(source)[0]
+        restore(self, state)
+        self._resumed = True
+        return self
+
+    def fit(self) -> History:
+        """Train to the end, or to what stops it; the history of all epochs.
+
+        Raises:
+            Interrupted: after SIGTERM or Ctrl-C, when the run is saved.
+            NonFiniteLoss, CheckpointError, LoaderDied: the last good checkpoint is there, and the message says what to do.
+        """
+        with self._signals:
+            try:
+                self._begin()
+                self._tell("on_start", self)
+                while self.progress.epoch < self.settings.epochs and not self.history.stopped:
+                    self._epoch_or_back()
+                self._tell("on_end", self, self.history)
+            finally:
+                self._tell("close")
+        return self.history
+
+    # ---- an epoch --------------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        if not self._resumed:
+            if self.folder is not None and checkpoint.exists(self.folder):
+                check.fail("Trainer.fit", "folder", "hold no run yet", str(self.folder), "resume() it, or take another folder", FileExistsError)
+            seed_all(self.settings.seed + self.rank)
+            if self.settings.step_back:
+                self.save()
+        self._saved_at = time.monotonic()
+
+    def _epoch_or_back(self) -> None:
+        try:
+            self._epoch()
+        except NonFiniteLoss as error:
+            self._step_back(error)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            # noticed between two updates, all that is needed to go on is still here
+            if self._between_updates and self.world == 1 and self.folder is not None:
+                self.save()
+            hint = "was it killed for want of memory? Fewer workers or smaller batches need less"
+            raise LoaderDied(f"a worker of the loader died in epoch {self.progress.epoch} ({error}); {hint}. {self._how_to_resume()}") from error
+
+    def _epoch(self) -> None:
+        self.module.train()
+        self.train_loader.set_epoch(self.progress.epoch)
+        self._epoch_watch.restart()
+        self._step_watch.restart()
+        self._images_told = self.progress.images
+        for batches in self._groups():
+            self._make_update(batches)
+        self._end_epoch()
+
+    def _groups(self) -> Iterator[list[Batch]]:
+        """The batches of one update after the other; the last ones of an epoch may be fewer."""
+        batches = iter(self.train_loader)
+        while True:
+            with self._during("data"):
+                group = [(_moved(images, self.device), _moved(targets, self.device)) for images, targets in islice(batches, self.settings.accumulate)]
+            if not group:
+                return
+            yield group
+
+    def _make_update(self, batches: list[Batch]) -> None:
+        progress, settings = self.progress, self.settings
+        if self.schedule is not None:
+            set_lr(self.optimizer, self.schedule(progress.update) * progress.lr_factor)
+        epoch = progress.epoch + progress.in_epoch / self.updates_per_epoch
+        told = progress.update == 0 or (progress.update + 1) % settings.log_every == 0
+        with self._during("compute"):
+            self._between_updates = False
+            result = self.update(batches, epoch, measure=told)
+            if self.ema is not None:
+                self.ema.update(self.model, self.optimizer)
+            progress.update += 1
+            progress.in_epoch += 1
+            progress.images += result.images
+            self.loss_sum += result.loss.double() * result.images
+            self.loader_state = self.train_loader.state_dict()
+            self._between_updates = True
+        by_updates = settings.save_every_updates is not None and progress.update % settings.save_every_updates == 0
+        if told or self.world == 1:
+            self._look_up(result if told else None, epoch, by_updates)
+        elif by_updates:
+            self.save()
+
+    def _look_up(self, result: Result | None, epoch: float, save: bool) -> None:
+        """Between two updates: tell, stop and save, all processes alike."""
+        minutes = self.settings.save_every_minutes
+        asked, save = self._signals.asked, save or (minutes is not None and time.monotonic() - self._saved_at > 60 * minutes)
+        if result is not None:
+            images = self.progress.images - self._images_told
+            loss, loss_sum, images, signals, saves = distributed.totals([result.loss, self.loss_sum, images, asked, save], self.device)
+            asked, save = asked or int(signals > 0) * signal.SIGTERM, saves > 0
+            if not math.isfinite(loss_sum):
+                raise NonFiniteLoss(f"the loss is {loss}" if not math.isfinite(loss) else "a loss since the last record was not finite")
+            self._record(result, epoch, loss / self.world, images)
+        if save or asked:
+            self.save()
+        if asked:
+            raise Interrupted(asked, f"stopped by {NAMES[asked]} after update {self.progress.update}. {self._how_to_resume()}")
+
+    def _record(self, result: Result, epoch: float, loss: float, images: float) -> None:
+        seconds = self._step_watch
+        self._images_told = self.progress.images
+        if self.observers:
+            record = StepRecord(
+                step=self.progress.update,
+                epoch=epoch,
+                loss=loss,
+                lr=float(self.optimizer.param_groups[0]["lr"]),
+                images_per_second=images / max(seconds.elapsed, 1e-9),
+                memory=most_memory(self.device),
+                grad_norm=None if result.grad_norm is None else float(result.grad_norm),
+                logs={name: float(value) for name, value in result.logs.items()},
+                seconds=dict(seconds.seconds),
+            )
+            self._tell("on_step", record)
+        seconds.restart()
+
+    def _end_epoch(self) -> None:
+        progress, settings = self.progress, self.settings
+        loss_sum, images = distributed.totals([self.loss_sum, progress.images], self.device)
+        if not math.isfinite(loss_sum):
+            raise NonFiniteLoss("a loss of this epoch was not finite")
+        progress.epoch += 1
+        record = EpochRecord(epoch=progress.epoch, step=progress.update, train={"loss": loss_sum / max(images, 1)})
+        if self.valid_loader is not None and (progress.epoch % settings.eval_every == 0 or progress.epoch == settings.epochs):
+            with self._during("valid"):
+                record.valid = self.evaluate()
+                if self.ema is not None:
+                    with self.ema.applied(self.model):
+                        record.ema = self.evaluate()
+            self._judge(record)
+        progress.in_epoch = progress.images = 0
+        self.loss_sum.zero_()
+        self.train_loader.set_epoch(progress.epoch)
+        self.loader_state = self.train_loader.state_dict()
+        # the time of the saving below is still added to it
+        record.seconds = self._epoch_watch.seconds
+        self.history.epochs.append(record)
+        self.save(best=record.best)
+        self._tell("on_epoch", record)
+
+    def evaluate(self) -> dict[str, float]:
+        """The task's metrics over the validation set, with the weights as they are."""
+        return validate(self.task, self.valid_loader, self.precision, self.device)
+
+    def _judge(self, record: EpochRecord) -> None:
+        metrics = record.ema or record.valid
+        if self.settings.monitor not in metrics:
+            check.fail("Settings", "monitor", f"be one of {', '.join(metrics)}", repr(self.settings.monitor), "these are what the task evaluates")
+        metric = metrics[self.settings.monitor]
+        record.best = self.stopping.update(metric)
+        if isinstance(self.schedule, Schedule):
+            self.schedule.observe(metric, self.progress.update)
+        if self.stopping.should_stop:
+            self.history.stopped = f"{self.settings.monitor} was not better in the last {self.stopping.counter} evaluations"
+
+    # ---- saving and going back -------------------------------------------------------------------------------------------
+
+    def save(self, best: bool = False) -> None:
+        """A checkpoint of now, between two updates."""
+        if self.folder is None:
+            return
+        if not finite(self.task):
+            raise NonFiniteLoss("a weight is not finite")
+        with self._during("save"):
+            state = state_of(self)
+            if self.rank == 0:
+                try:
+                    path = checkpoint.write_last(state, self.folder)
+                    if best:
+                        checkpoint.keep_as_best(self.folder)
+                except CheckpointError as error:
+                    raise CheckpointError(error.errno, f"{error.strerror}. {self._how_to_resume()}") from error
+                self._tell("on_save", path)
+            distributed.barrier()
+        self._saved_at = time.monotonic()
+
+    def _step_back(self, error: NonFiniteLoss) -> None:
+        progress, settings = self.progress, self.settings
+        where = f"{error} in update {progress.update} (epoch {progress.epoch})"
+        if self.folder is None or progress.steps_back >= settings.step_back:
+            hint = "try a lower learning rate, a longer warm-up, clip_norm, bfloat16 instead of float16, or step_back"
+            raise NonFiniteLoss(f"{where}; {hint}. {self._how_to_resume()}") from error
+        factor, steps_back = progress.lr_factor * settings.step_back_factor, progress.steps_back + 1
+        state, path = checkpoint.read_last(self.folder)
+        restore(self, state)
+        progress.lr_factor, progress.steps_back = factor, steps_back
+        log.warning("%s; back to update %d (%s), and on with %g times the learning rate", where, progress.update, path, factor)
+
+    def _how_to_resume(self) -> str:
+        if self.folder is None or not checkpoint.exists(self.folder):
+            return "Nothing was saved"
+        return f"Go on from {self.folder} with: vtkernels train --resume {self.folder}, or trainer.resume().fit()"
+
+    # ---- small things ----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _during(self, activity: str) -> Iterator[None]:
+        with self._epoch_watch.during(activity), self._step_watch.during(activity):
+            yield
+
+    def _tell(self, what: str, *about: Any) -> None:
+        for observer in self.observers:
+            getattr(observer, what)(*about)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value

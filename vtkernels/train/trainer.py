@@ -158,10 +158,11 @@ class Trainer:
 
     def _epoch(self) -> None:
         self.module.train()
-        self.train_loader.set_epoch(self.progress.epoch)
         self.reporter.begin_epoch(self.progress.images)
-        for batches in self._groups():
-            self._make_update(batches)
+        if not self.progress.all_read:
+            self.train_loader.set_epoch(self.progress.epoch)
+            for batches in self._groups():
+                self._make_update(batches)
         try:
             self._end_epoch()
         except StopValidation:
@@ -191,6 +192,7 @@ class Trainer:
             progress.update += 1
             progress.in_epoch += 1
             progress.images += result.images
+            progress.all_read = len(batches) < settings.accumulate
             self.loss_sum += result.loss.double() * result.images
             self.loader_state = self.train_loader.state_dict()
             self._between_updates = True
@@ -203,7 +205,8 @@ class Trainer:
     def _look_up(self, result: Result | None, epoch: float, save: bool) -> None:
         """Between two updates: tell, stop and save, all processes alike."""
         minutes = self.settings.save_every_minutes
-        asked, save = self._signals.asked, save or (minutes is not None and time.monotonic() - self._saved_at > 60 * minutes)
+        asked = self._signals.asked
+        save = save or (minutes is not None and time.monotonic() - self._saved_at > 60 * minutes)
         if result is not None:
             images = self.reporter.new_images(self.progress.images)
             loss, loss_sum, images, signals, saves = distributed.totals([result.loss, self.loss_sum, images, asked, save], self.device)
@@ -211,6 +214,8 @@ class Trainer:
             if not math.isfinite(loss_sum):
                 raise NonFiniteLoss(f"the loss is {loss}" if not math.isfinite(loss) else "a loss since the last record was not finite")
             self.reporter.step(self.progress.update, epoch, loss / self.world, float(self.optimizer.param_groups[0]["lr"]), images, result)
+        if self.world == 1:
+            asked = self._signals.asked
         if asked:
             self._save_and_leave(asked)
         if save:
@@ -230,7 +235,7 @@ class Trainer:
             with self.reporter.during("valid"):
                 self._validate(record)
             self._judge(record)
-        progress.epoch, progress.in_epoch, progress.images = record.epoch, 0, 0
+        progress.epoch, progress.in_epoch, progress.images, progress.all_read = record.epoch, 0, 0, False
         self.loss_sum.zero_()
         self.train_loader.set_epoch(progress.epoch)
         self.loader_state = self.train_loader.state_dict()

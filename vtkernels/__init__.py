@@ -44,10 +44,11 @@ __all__ = [
     "sam_square_sum",
     "sgd_step_",
     "talking_heads_attention",
+    "train",
     "window_attention",
 ]
 
-_LAZY = ("data", "integrations", "layers", "losses", "models", "nn", "optim")
+_LAZY = ("data", "integrations", "layers", "losses", "models", "nn", "optim", "train")
 # names of the layers above the ops, which are not loaded before somebody asks for them
 _LAZY_NAMES = {
     "accelerate": "integrations",

@@ -24,6 +24,7 @@ __all__ = [
     "class_attention",
     "create_model",
     "data",
+    "evaluation",
     "explain",
     "integrations",
     "jsd_consistency",
@@ -47,7 +48,7 @@ __all__ = [
     "window_attention",
 ]
 
-_LAZY = ("data", "integrations", "layers", "losses", "models", "nn", "optim")
+_LAZY = ("data", "evaluation", "integrations", "layers", "losses", "models", "nn", "optim")
 # names of the layers above the ops, which are not loaded before somebody asks for them
 _LAZY_NAMES = {
     "accelerate": "integrations",

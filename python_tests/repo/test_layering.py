@@ -12,7 +12,9 @@ LAYERS = [
     {"ops"},
     {"layers", "losses", "optim", "nn"},
     {"models"},
-    {"data", "train", "integrations"},
+    {"data", "integrations"},
+    {"evaluation"},
+    {"train"},
     {"recipes", "analysis"},
     {"cli", "__init__", "__main__"},
 ]

@@ -116,11 +116,12 @@ def test_another_evaluation_in_the_folder_is_refused(options):
 def test_a_run_folder_answers_for_what_is_left_out(options, tmp_path):
     run = tmp_path / "run"
     weights(run / "weights")
-    data = {"name": "digits", "path": None, "options": {"channels": 3}, "valid_split": "test", "size": 32, "normalize": "half", "eval_crop": 1.0, "squash": False}
+    data = {"name": "digits", "path": None, "options": {"channels": 3}, "valid_split": "test"}
+    data |= {"size": 32, "normalize": "half", "eval_crop": 1.0, "squash": False}
     (run / "recipe.json").write_text(json.dumps({"model": {"name": NAME, "num_classes": 10, "options": {}}, "data": data}))
-    short = EvaluationOptions(model=str(run), limit=21, out=options.out, device="cpu")
+    short = EvaluationOptions(model=str(run), limit=21, device="cpu")
     assert command.run(short) == 0
-    told = read(options)["options"]
+    told = json.loads((run / "evaluation" / "evaluation.json").read_text())["options"]
     assert told["model"] == NAME and told["normalize"] == "half" and told["crop"] == 1.0 and told["split"] == "test"
     (run / "recipe.json").write_text("{}")
     with pytest.raises(ValueError, match="expected a run's recipe"):
@@ -192,9 +193,8 @@ def test_the_sets_of_imagenet(options, tmp_path):
 def test_two_processes_share_each_set(rank, tmp_path):
     checkpoint = [weights(tmp_path / "weights") if rank == 0 else None]
     torch.distributed.broadcast_object_list(checkpoint)
-    asked = EvaluationOptions(
-        model=NAME, checkpoint=checkpoint[0], data="digits", limit=21, corruptions="generated", corruption_names=("fog",), severities=(3,), out=tmp_path / "both"
-    )
+    chosen = {"corruptions": "generated", "corruption_names": ("fog",), "severities": (3,)}
+    asked = EvaluationOptions(model=NAME, checkpoint=checkpoint[0], data="digits", limit=21, out=tmp_path / "both", **chosen)
     assert command.run(asked) == 0
     torch.distributed.barrier()
     assert len((tmp_path / "both" / "done.jsonl").read_text().splitlines()) == 3
@@ -225,6 +225,6 @@ def test_bad_options_are_told(options, change, message):
 
 def test_a_command_line_is_made_of_the_options(options):
     tyro = pytest.importorskip("tyro")
-    words = "--model vit --data digits --severities 1 3 --corruptions generated --path x --attack fgsm --data-options size 8".split()
-    parsed = tyro.cli(EvaluationOptions, args=words)
+    line = "--model vit --data digits --severities 1 3 --corruptions generated --path x --attack fgsm --data-options size 8"
+    parsed = tyro.cli(EvaluationOptions, args=line.split())
     assert parsed.severities == (1, 3) and parsed.attack == "fgsm" and str(parsed.path) == "x" and parsed.corruptions == "generated"

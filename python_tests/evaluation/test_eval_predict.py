@@ -64,6 +64,14 @@ def test_results_do_not_depend_on_the_order():
     assert torch.equal(first.confusion, second.confusion)
 
 
+def test_the_model_keeps_its_own_precision():
+    pytest.importorskip("sklearn")
+    model = Linear()
+    exact = whole(model, digits()).logits
+    assert (whole(model.double(), digits()).logits - exact).abs().max() < 1e-4 and whole(model, digits()).logits.dtype == torch.float64
+    torch.testing.assert_close(whole(model.bfloat16(), digits()).logits, exact, rtol=0.1, atol=0.1)
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_is_autocast(precision):
     pytest.importorskip("sklearn")
@@ -137,8 +145,8 @@ def test_a_sharded_model_keeps_step(rank):
     plain.load_state_dict(model.state_dict())
     dataset = digits(9)
     single = whole(plain, dataset)
-    # 5 and 4 samples: three batches and two
-    shared = ev.predict(fully_shard(model), loader_of(dataset, 2))
+    # 5 and 4 samples: three batches and two, for each of which the parameters come together
+    shared = ev.predict(fully_shard(model, reshard_after_forward=True), loader_of(dataset, 2))
     torch.testing.assert_close(shared.logits, single.logits, rtol=1e-5, atol=1e-6)
 
 
@@ -156,7 +164,7 @@ IMAGES = torch.zeros(4, 3, 8, 8)
         (lambda: ev.predict(Linear(), [(IMAGES, torch.zeros(2).long())]), ValueError, r"answer with logits \[2, K\]"),
         (lambda: ev.predict(Linear(), [], precision="half"), ValueError, "float32, bfloat16, float16"),
         (lambda: ev.predict(Linear(), DataLoader(TensorDataset(IMAGES), drop_last=True)), ValueError, "drop_last=True"),
-        (lambda: ev.predict(Linear(1), [(IMAGES, torch.zeros(4).long())]) and ev.evaluate(Linear(1), [(IMAGES, torch.zeros(4).long())]), ValueError, "two classes"),
+        (lambda: ev.evaluate(Linear(1), [(IMAGES, torch.zeros(4).long())]), ValueError, "two classes"),
         (lambda: ev.evaluate(Linear(), [(IMAGES, torch.full((4,), -1))]), ValueError, "only negatives"),
         (lambda: ev.evaluate(Linear(), [(IMAGES, torch.zeros(4).long())], classes=("a", "b")), ValueError, "as many as the logits"),
     ],

@@ -51,7 +51,7 @@ class EvaluationOptions:
         batch_size: images of a pass.
         workers: processes that read images.
         seed: of corruptions and attacks.
-        out: folder of results; what is done is kept there, and the same command goes on.
+        out: folder of results; what is done is kept there, and the same command goes on. None: "evaluation", in the run's folder if there is one.
         restart: begin anew in a folder that holds another evaluation.
     """
 
@@ -88,14 +88,14 @@ class EvaluationOptions:
     batch_size: int = 64
     workers: int = 0
     seed: int = 0
-    out: Path = Path("evaluation")
+    out: Path | None = None
     restart: bool = False
 
     def resolved(self) -> "EvaluationOptions":
         """With what the run's folder says, and refused where options do not go together."""
         options = self._of_run() if (Path(self.model) / "recipe.json").is_file() else self
         options._check()
-        return options
+        return replace(options, out=options.out or Path("evaluation"))
 
     def meaning(self) -> dict[str, Any]:
         """What numbers depend on: an evaluation goes on only with the same."""
@@ -119,6 +119,7 @@ class EvaluationOptions:
                 "size": data.get("size"),
                 "crop": data.get("eval_crop"),
                 "normalize": data.get("normalize"),
+                "out": folder / "evaluation",
             }
             same_set = self.data in (None, data["name"])
             changes = {name: value for name, value in known.items() if getattr(self, name) is None and (same_set or name not in ("path", "split"))}

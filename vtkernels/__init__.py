@@ -18,12 +18,14 @@ __all__ = [
     "accelerate",
     "acceleration_report",
     "adamw_step_",
+    "analysis",
     "augmix_loss",
     "backends",
-    "drloc_pairs",
     "class_attention",
     "create_model",
     "data",
+    "drloc_pairs",
+    "evaluation",
     "explain",
     "integrations",
     "jsd_consistency",
@@ -38,6 +40,7 @@ __all__ = [
     "nn",
     "optim",
     "pooled_attention",
+    "recipes",
     "restore",
     "sam_perturb_",
     "sam_restore_",
@@ -48,7 +51,7 @@ __all__ = [
     "window_attention",
 ]
 
-_LAZY = ("data", "integrations", "layers", "losses", "models", "nn", "optim", "train")
+_LAZY = ("analysis", "data", "evaluation", "integrations", "layers", "losses", "models", "nn", "optim", "recipes", "train")
 # names of the layers above the ops, which are not loaded before somebody asks for them
 _LAZY_NAMES = {
     "accelerate": "integrations",

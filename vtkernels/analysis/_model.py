@@ -24,8 +24,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def batches(model: nn.Module, loader: Iterable[Any], who: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images, targets) on the model's device; an error if there are none."""
-    device = next(itertools.chain(model.parameters(), model.buffers())).device
+    """(images, targets) on the model's device; an error if there are none, or the model's weights are no numbers."""
+    check_weights(model, who)
+    device = next((tensor.device for tensor in itertools.chain(model.parameters(), model.buffers())), None)
     count = 0
     for images, targets in loader:
         count += len(images)
@@ -33,6 +34,12 @@ def batches(model: nn.Module, loader: Iterable[Any], who: str) -> Iterator[tuple
             yield images.to(device), targets.to(device)
     if not count:
         fail(who, "loader", "give at least one image", "none", "is the split empty, or drop_last set?")
+
+
+def check_weights(model: nn.Module, who: str) -> None:
+    unfit = [name for name, value in model.named_parameters() if not value.isfinite().all()]
+    if unfit:
+        fail(who, "model", "have finite weights", f"NaN or infinity in {', '.join(unfit[:3])}", "did its training diverge?")
 
 
 def classifier(model: nn.Module) -> nn.Module:
@@ -60,4 +67,4 @@ def penultimate(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.flatten(seen[0], 1), logits
 
 
-__all__ = ["batches", "classifier", "evaluating", "penultimate"]
+__all__ = ["batches", "check_weights", "classifier", "evaluating", "penultimate"]

@@ -1,6 +1,7 @@
 """Problems small enough to train many networks on: a whole data set in memory, and a plain training loop."""
 
-from typing import Any
+import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -43,22 +44,45 @@ def stratified(labels: Tensor, count: int, seed: int) -> Tensor:
     return order[rank.sort(stable=True).indices[:count]]
 
 
-def fit(net: nn.Module, images: Tensor, labels: Tensor, *, epochs: int, batch: int = 32, lr: float = 2e-3) -> nn.Module:
+def fit(net: nn.Module, images: Tensor, labels: Tensor, *, updates: int, batch: int = 32, lr: float = 2e-3) -> nn.Module:
     """Train by AdamW, with a rate that falls to zero along a cosine. Draws come from torch's global generator."""
     device = next(net.parameters()).device
     net.train()
     optimizer = torch.optim.AdamW(net.parameters(), lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs * -(-len(images) // batch)))
-    for _ in range(epochs):
-        for part in torch.randperm(len(images)).split(batch):
-            # a last batch of one has no statistics to normalise by
-            if len(part) > 1 or len(images) == 1:
-                optimizer.zero_grad()
-                loss: Any = F.cross_entropy(net(images[part].to(device)), labels[part].to(device))
-                loss.backward()
-                optimizer.step()
-            schedule.step()
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, updates))
+    for part in itertools.islice(_shuffled(len(images), batch), updates):
+        optimizer.zero_grad()
+        F.cross_entropy(net(images[part].to(device)), labels[part].to(device)).backward()
+        optimizer.step()
+        schedule.step()
+    _settle(net, images, batch)
     return net.eval()
+
+
+def _shuffled(count: int, batch: int) -> Iterator[Tensor]:
+    """Batches of indices, epoch after epoch."""
+    while True:
+        for part in torch.randperm(count).split(batch):
+            # a last batch of one has no statistics to normalise by
+            if len(part) > 1 or count == 1:
+                yield part
+
+
+@torch.no_grad()
+def _settle(net: nn.Module, images: Tensor, batch: int) -> None:
+    """Statistics of batch normalisation from the final weights: a short training leaves their running means far behind."""
+    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        # the mean over all batches
+        norm.momentum = None
+    if norms:
+        for part in images.split(batch):
+            if len(part) > 1 or len(images) == 1:
+                net(part.to(next(net.parameters()).device))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 @torch.no_grad()

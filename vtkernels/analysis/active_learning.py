@@ -34,7 +34,7 @@ class Options:
         seeds: runs of each strategy; a run starts with the same labels for all strategies.
         pool: images that can be chosen from, drawn by the seed; None takes the whole training split.
         model: what is trained, from scratch in each round: "cnn", a small network with dropout, or a name of `vtkernels.list_models()`.
-        epochs: of each training.
+        updates: steps of each training, however many images are labelled.
         passes: forward passes with dropout, of BALD.
         data, root: the set, whose splits "train" and "test" are taken, and the folder of its files.
         size: edge of the images.
@@ -49,7 +49,7 @@ class Options:
     seeds: int = 3
     pool: int | None = None
     model: str = "cnn"
-    epochs: int = 40
+    updates: int = 150
     passes: int = 20
     data: str = "digits"
     root: str | None = None
@@ -183,7 +183,7 @@ class ActiveLearningResult(Result):
         for index, (strategy, color, marker) in enumerate(zip(self.accuracy, style.COLORS.values(), style.MARKERS, strict=False)):
             means, errors = self.mean_and_error(strategy)
             # side by side, so that bars do not hide each other
-            sizes = np.array(self.sizes[: len(means)]) + step * 0.07 * (index - (count - 1) / 2)
+            sizes = np.array(self.sizes[: len(means)]) + step * 0.03 * (index - (count - 1) / 2)
             line = "--" if strategy == "random" else "-"
             axis.errorbar(sizes, 100 * means, 100 * errors, color=color, marker=marker, linestyle=line, capsize=3, label=strategy.replace("_", " "))
         runs = max((len(one) for one in self.accuracy.values()), default=0)
@@ -307,7 +307,7 @@ def run(options: Options) -> ActiveLearningResult:
         pool = pool[0][drawn], pool[1][drawn]
     classes = int(pool[1].max()) + 1
     names = ("strategies", "initial", "batch", "rounds", "seeds", "passes")
-    return learn(trainer(options.model, classes, options.size, options.epochs, device), pool, test, **{name: getattr(options, name) for name in names})
+    return learn(trainer(options.model, classes, options.size, options.updates, device), pool, test, **{name: getattr(options, name) for name in names})
 
 
 class SmallNet(nn.Module):
@@ -325,7 +325,7 @@ class SmallNet(nn.Module):
         return self.head(self.hidden(self.trunk(x)))
 
 
-def trainer(model: str, classes: int, size: int, epochs: int, device: torch.device | str = "cpu") -> Train:
+def trainer(model: str, classes: int, size: int, updates: int, device: torch.device | str = "cpu") -> Train:
     """Training of a new network, "cnn" or one by name, on all labelled images."""
 
     def train(images: Tensor, labels: Tensor, seed: int) -> nn.Module:
@@ -333,7 +333,7 @@ def trainer(model: str, classes: int, size: int, epochs: int, device: torch.devi
             torch.manual_seed(seed)
             channels = images.shape[1]
             net = SmallNet(channels, classes) if model == "cnn" else create_model(model, num_classes=classes, img_size=size, in_channels=channels)
-            return fit(net.to(device), images, labels, epochs=epochs)
+            return fit(net.to(device), images, labels, updates=updates)
 
     return train
 

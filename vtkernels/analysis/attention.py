@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from vtkernels._core.check import fail
 from vtkernels.analysis import style
-from vtkernels.analysis._model import evaluating
+from vtkernels.analysis._model import check_weights, evaluating
 from vtkernels.analysis._progress import progress
 from vtkernels.analysis._result import Result
 from vtkernels.analysis._subject import SubjectOptions
@@ -79,8 +79,9 @@ class Layer:
         y, x = torch.meshgrid(torch.arange(rows) * reduction[0], torch.arange(columns) * reduction[1], indexing="ij")
         points = torch.stack((y.flatten(), x.flatten()), -1).to(self.weights.device, torch.float64)
         if self.places is None:
-            weights = self.weights[:, :, -len(points) :, -len(points) :].double()
-            return _mean_distance(weights, torch.cdist(points, points), torch.ones(len(points), device=points.device))
+            between, all_count = torch.cdist(points, points), torch.ones(len(points), device=points.device)
+            # one by one: those of many patches are large
+            return torch.stack([_mean_distance(one[:, -len(points) :, -len(points) :].double(), between, all_count) for one in self.weights])
         real = (self.places >= 0).double()
         of_windows = points[self.places.clamp_min(0)]
         weights = self._windows().double() * real[:, None, None, :]
@@ -119,6 +120,7 @@ def layers(model: Model, images: Tensor) -> list[Layer]:
     """Every attention layer's weights in eval mode, in the order of computation, with where its tokens are in the image."""
     if not isinstance(model, Model):
         fail("attention", "model", "be one of vtkernels.create_model", type(model).__name__, "its checkpoint may load: create_model(..., checkpoint=...)")
+    check_weights(model, "attention")
     shapes: dict[str, tuple[tuple[int, ...], tuple[int, int]]] = {}
 
     def look(name: str) -> Callable[..., None]:
@@ -311,8 +313,9 @@ class AttentionResult(Result):
         means = [np.mean(values) for values in self.distances.values()]
         axis.plot(range(count), means, color=style.COLORS["vermillion"], marker="_", markersize=12, linewidth=1.0, label="mean of the heads")
         axis.set_xticks(range(count), [_short(name) for name in self.distances], rotation=45 if count > 6 else 20, ha="right", fontsize=8)
-        axis.set(ylabel="mean distance (pixels)", title=f"{self.model}: how far attention reaches", ylim=(0, None))
-        axis.legend(fontsize=9)
+        axis.set(ylabel="mean distance (pixels)", xlabel="layer", title=f"{self.model}: how far attention reaches")
+        axis.set_ylim(0, 1.12 * max((value for values in self.distances.values() for value in values), default=1.0))
+        axis.legend(fontsize=9, loc="lower left")
         return figure
 
 
@@ -330,7 +333,7 @@ def overlay(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     large = F.interpolate(torch.from_numpy(np.ascontiguousarray(scaled))[None, None].float(), image.shape[:2], mode="bilinear")[0, 0].numpy()
     grey = image.mean(-1, keepdims=True)
     colors = matplotlib.colormaps[style.SEQUENTIAL](large)[..., :3]
-    return np.clip(0.3 * grey + 0.7 * colors, 0, 1)
+    return np.clip(0.15 * grey + 0.85 * colors, 0, 1)
 
 
 def run(options: Options) -> AttentionResult:
@@ -358,6 +361,8 @@ def see(
             count += len(images)
             parts.append((maps.float().cpu().numpy(), rolled.float().cpu().numpy(), pictures(images, statistics)))
             steps.advance()
+    if steps.interrupted and not parts:
+        raise KeyboardInterrupt
     if not parts:
         fail("attention", "loader", "give at least one image", "none", "is the split empty?")
     maps, rolled, shown_images = (np.concatenate(column) for column in zip(*parts, strict=True))

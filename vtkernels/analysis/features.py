@@ -80,7 +80,7 @@ class FeaturesResult(Result):
         for axis, one in zip(axes[0], self.embeddings, strict=True):
             for index, label in enumerate(present):
                 points = one.points[self.targets == label]
-                axis.scatter(*points.T, s=16, linewidths=0, alpha=0.75, **_mark(index))
+                axis.scatter(*points.T, s=24, linewidths=0, alpha=0.75, **_mark(index))
                 # colours alone would not tell more than a few classes apart
                 if len(present) <= 30:
                     place = np.median(points, 0)

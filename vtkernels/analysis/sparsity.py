@@ -48,6 +48,7 @@ class SparsityResult(Result):
         active: of each activation, in the order of computation: the share of values above zero.
         shares: of what was pruned.
         accuracy, bytes: of each method: top-1 and the size of the saved weights at each of `shares`.
+        whole_bytes: the size of the weights before.
         saved: the pruned models' files, once saved.
     """
 
@@ -56,6 +57,7 @@ class SparsityResult(Result):
     shares: list[float] = field(default_factory=list)
     accuracy: dict[str, list[float]] = field(default_factory=dict)
     bytes: dict[str, list[int]] = field(default_factory=dict)
+    whole_bytes: int = 0
     saved: dict[str, str] = field(default_factory=dict)
     models: dict[str, nn.Module] = field(default_factory=dict, repr=False)
 
@@ -83,19 +85,18 @@ class SparsityResult(Result):
         count = len(self.active)
         figure, (left, right) = style.subplots(1, 2, width=12.0, height=max(3.8, 1.4 + 0.22 * count), width_ratios=(1, 1.15))
         left.barh(list(self.active), [100 * share for share in self.active.values()], color=style.COLORS["blue"], height=0.66)
-        left.invert_yaxis()
+        # from the top down, and no bars as fat as a panel where there are few
+        left.set_ylim(max(count, 8) - 0.5, -0.6)
         left.set(xlim=(0, 100), xlabel="values above zero (%)", title="active neurons, from the input on")
         left.tick_params(axis="y", labelsize=8 if count < 30 else 6)
         left.grid(False, axis="y")
         for (method, accuracies), color, marker in zip(self.accuracy.items(), style.COLORS.values(), style.MARKERS, strict=False):
             shares = [100 * share for share in self.shares[: len(accuracies)]]
-            right.plot(shares, [100 * top1 for top1 in accuracies], color=color, marker=marker, label=_LABELS[method])
-            last = self.bytes[method][-1] / self.bytes[method][0]
-            right.annotate(f"file {last:.0%}", (shares[-1], 100 * accuracies[-1]), (4, 4), textcoords="offset points", fontsize=8, color=color)
+            last = self.bytes[method][-1] / self.whole_bytes
+            right.plot(shares, [100 * top1 for top1 in accuracies], color=color, marker=marker, label=f"{_LABELS[method]} (file: {last:.0%})")
         right.set(xlabel="pruned (%)", ylabel="accuracy (%)", ylim=(0, 103), title="accuracy after pruning, without further training")
-        right.margins(x=0.1)
         if self.accuracy:
-            right.legend(loc="lower left")
+            right.legend(loc="lower left", fontsize=9, title="pruned; size of the file at the last point", title_fontsize=9, alignment="left")
         return {self.name: figure}
 
 
@@ -106,6 +107,8 @@ def run(options: Options) -> SparsityResult:
     subject = options.load()
     result = SparsityResult(active=active_share(subject.model, subject.loader), complete=False)
     methods = [method for method in options.methods if method == "weights" or prunable(subject.model)]
+    if options.methods and not methods:
+        fail("sparsity", "model", "have MLPs of layers fc1 and fc2", f"none in {options.model}", "method 'weights' prunes any model")
     curve(subject.model, subject.loader, options.shares, methods, result)
     for method in methods if result.complete and options.save > 0 else ():
         result.models[method] = prune(subject.model, options.save, method, subject.loader)
@@ -218,6 +221,7 @@ def curve(
     """Accuracy and size after pruning, without further training. `result`, if given, is filled step by step."""
     result = result or SparsityResult(active={}, complete=False)
     result.shares = sorted(shares)
+    result.whole_bytes = sum(tensor.nbytes for tensor in packed(model).values())
     methods = list(methods)
     if not result.shares or not 0 <= result.shares[0] <= result.shares[-1] < 1:
         fail("sparsity", "shares", "be numbers in [0, 1)", result.shares)

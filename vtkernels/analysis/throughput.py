@@ -273,7 +273,8 @@ _MACS: dict[str, Callable[..., int]] = {
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 __all__ = ["Options", "Row", "ThroughputResult", "count_macs", "measure", "peak_memory", "run"]

@@ -279,21 +279,23 @@ def _check(config: NASNetConfig) -> None:
 
 def _check_plan(name: str, plan: CellPlan) -> None:
     known: list[Source] = ["cur", "prev"]
-    for index, block in enumerate(plan.blocks):
+    # a plan out of a JSON file is plain lists
+    blocks, outputs = plan
+    for index, block in enumerate(blocks):
         for kind, source in block:
             if kind not in KINDS or source not in known:
                 expected = f"combine operations {', '.join(KINDS)} of {', '.join(map(str, known))} in block {index}"
                 check.fail("NASNetConfig", name, expected, f"{kind} of {source}")
         known.append(index)
-    if not plan.outputs or not set(plan.outputs) <= {"prev", *range(len(plan.blocks))}:
-        check.fail("NASNetConfig", name, "put out blocks or prev", plan.outputs)
-    if name == "reduction" and "prev" in plan.outputs:
-        check.fail("NASNetConfig", name, "put out blocks alone, which are smaller than prev", plan.outputs)
+    if not outputs or not set(outputs) <= {"prev", *range(len(blocks))}:
+        check.fail("NASNetConfig", name, "put out blocks or prev", outputs)
+    if name == "reduction" and "prev" in outputs:
+        check.fail("NASNetConfig", name, "put out blocks alone, which are smaller than prev", outputs)
 
 
 def _takes_raw_input(plan: CellPlan) -> bool:
     """Whether whatever reads the previous cell brings it to the cell's channels itself."""
-    return all(kind.startswith("sep") for block in plan.blocks for kind, source in block if source == "prev")
+    return all(kind.startswith("sep") for block in plan[0] for kind, source in block if source == "prev")
 
 
 def _variant(

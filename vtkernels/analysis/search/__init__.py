@@ -29,7 +29,8 @@ class Options:
         blocks, filters: of a cell.
         base: the EfficientNet that is scaled.
         base_size: edge of its images before scaling.
-        budget, tolerance, step: by how much its multiplications may grow, how exactly, and how fine the grid is.
+        budget, tolerance, step: by how much its multiplications may grow, how exactly, and how fine the grid is. The formula must be that
+            close to the budget; the count, of which rounding makes something else, must not be more than that above it.
         limit: at most so many coefficients, spread over the grid.
         epochs: of each training.
         train, valid: images that a network is trained on, and those that score it, both from the training split.
@@ -130,11 +131,11 @@ class SearchResult(Result):
         figure.colorbar(points, ax=left, label="validation accuracy (%)")
         growth = np.array(self.macs) / self.base_macs
         right.scatter(self.costs, growth, color=style.COLORS["blue"])
-        right.axvline(self.budget, color=style.COLORS["black"], linewidth=1, linestyle="--", label="budget")
         low, high = min(self.costs), max(self.costs)
         right.plot([low, high], [low, high], color=style.COLORS["orange"], label="counted = formula")
-        right.set(xlabel="cost by the formula", ylabel="multiplications counted, over the base's", title="what rounding to whole layers does")
-        right.legend()
+        right.axhline(self.budget, color=style.COLORS["black"], linewidth=1, linestyle="--", label="budget")
+        right.set(xlabel="cost by the formula", ylabel="multiplications counted, over the base's", title="what whole layers and channels in eights do")
+        right.legend(loc="lower right")
         return figure
 
 
@@ -181,25 +182,29 @@ def search_scaling(options: Options) -> tuple[Grid, list[int], int]:
     for name in ("width", "depth"):
         if not hasattr(config, name):
             fail("search", "base", "have factors of width and depth", options.base, "take an efficientnet")
-    macs: list[int] = []
 
     def network(one: Coefficients, size: int, classes: int) -> torch.nn.Module:
         factors = {"depth": config.depth * one.alpha, "width": config.width * one.beta}
         return create_model(options.base, num_classes=classes, img_size=size, **factors)
 
+    def size(one: Coefficients) -> int:
+        return round(options.base_size * one.gamma)
+
+    def macs(one: Coefficients) -> int:
+        with torch.device("meta"):
+            return count_macs(network(one, size(one), 10), torch.empty(1, config.in_channels, size(one), size(one)))
+
     def evaluate(one: Coefficients) -> float:
-        size = round(options.base_size * one.gamma)
-        score = _scorer(options, size)(lambda classes: network(one, size, classes))
-        macs.append(_macs(network(one, size, 10), size))
-        return score
+        return _scorer(options, size(one))(lambda classes: network(one, size(one), classes))
 
-    base = _macs(network(Coefficients(1.0, 1.0, 1.0), options.base_size, 10), options.base_size)
-    among = candidates(options.budget, options.tolerance, options.step)
-    return scaling_grid(evaluate, among, budget=options.budget, tolerance=options.tolerance, limit=options.limit), macs, base
-
-
-def _macs(model: torch.nn.Module, size: int) -> int:
-    return count_macs(model, torch.zeros(1, model.config.in_channels, size, size))
+    base = macs(Coefficients(1.0, 1.0, 1.0))
+    counts = {one: macs(one) for one in candidates(options.budget, options.tolerance, options.step)}
+    # whole layers and channels in eights can cost far more than the formula says
+    among = [one for one, count in counts.items() if count <= options.budget * (1 + options.tolerance) * base]
+    if not among:
+        fail("search", "base", "have a network within the budget by count", f"none of {len(counts)}", "take a larger base, or a smaller step")
+    grid = scaling_grid(evaluate, among, budget=options.budget, tolerance=options.tolerance, limit=options.limit)
+    return grid, [counts[one] for one in grid.coefficients], base
 
 
 def _scorer(options: Options, size: int) -> Any:
@@ -217,7 +222,7 @@ def _scorer(options: Options, size: int) -> Any:
     def score(make: Any) -> float:
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
-            net = fit(make(classes).to(device), images[train], labels[train], epochs=options.epochs, batch=50, lr=4e-3)
+            net = fit(make(classes).to(device), images[train], labels[train], updates=options.epochs * -(-len(train) // 50), batch=50, lr=4e-3)
         return accuracy(net, images[valid], labels[valid])
 
     return score

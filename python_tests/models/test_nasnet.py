@@ -1,5 +1,7 @@
 """NASNet-A against timm, its cells' parameters against the closed forms, its poolings against their definition."""
 
+import json
+
 import pytest
 import torch
 from models.test_resnet import assert_same_as
@@ -9,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vtkernels.models import create_model
-from vtkernels.models.nasnet import Cell, Halving, Pool
+from vtkernels.models.nasnet import Cell, CellPlan, Halving, Pool
 
 
 class TensorFlowAverage(nn.Module):
@@ -105,3 +107,29 @@ def test_who_precedes_the_cell_after_a_reduction():
 def test_impossible_configurations(options, message):
     with pytest.raises(ValueError, match=message):
         create_model("nasnet_nano", **options)
+
+
+def test_other_cells_take_the_place_of_the_published_ones():
+    """One block each: its output alone goes on; an identity of stride 2 halves."""
+    normal, reduction = CellPlan(((("sep3", "cur"), ("id", "prev")),), (0,)), CellPlan(((("max", "prev"), ("id", "cur")),), (0,))
+    model = create_model("nasnet_nano", num_classes=3, normal=normal, reduction=reduction)
+    assert [info.channels for info in model.maps_info] == [8, 16, 32]
+    assert isinstance(model.reduction_cell_0.comb_iter_0_right, Halving)
+    assert model(torch.randn(2, 3, 33, 30)).shape == (2, 3)
+    # as they come out of a JSON file
+    create_model("nasnet_nano", num_classes=3, **json.loads(json.dumps({"normal": normal, "reduction": reduction}))).load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"normal": CellPlan(((("sep9", "cur"), ("id", "prev")),), (0,))}, "sep9 of cur"),
+        ({"normal": CellPlan(((("sep3", 0), ("id", "prev")),), (0,))}, "sep3 of 0"),
+        ({"normal": CellPlan(((("sep3", "cur"), ("id", "prev")),), (1,))}, "put out blocks or prev"),
+        ({"reduction": CellPlan(((("sep3", "cur"), ("id", "prev")),), ("prev", 0))}, "put out blocks alone"),
+        ({"reduction": CellPlan(((("sep3", "cur"), ("id", "prev")),), (0,)), "stem": "imagenet"}, "separable convolutions alone"),
+    ],
+)
+def test_impossible_cells_are_told(change, message):
+    with pytest.raises(ValueError, match=message):
+        create_model("nasnet_nano", **change)

@@ -4,6 +4,7 @@ Zoph et al., "Learning Transferable Architectures for Scalable Image Recognition
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,23 +19,39 @@ from vtkernels.models._registry import Info, Variant, register
 STEMS = ("imagenet", "cifar")
 EPS = 1e-3
 
-# each block adds two operations, on the current ("cur") or previous ("prev") cell's output or on an earlier block's
-NORMAL = (
-    (("sep5", "cur"), ("sep3", "prev")),
-    (("sep5", "prev"), ("sep3", "prev")),
-    (("avg", "cur"), ("id", "prev")),
-    (("avg", "prev"), ("avg", "prev")),
-    (("sep3", "cur"), ("id", "cur")),
+Source = str | int
+
+
+class CellPlan(NamedTuple):
+    """What a cell computes. Each of `blocks` adds two operations, each (kind, source): the current ("cur") or previous ("prev") cell's
+    output, or an earlier block's by its number. Kinds are sep3, sep5, sep7, avg, max and id. The cell puts out all of `outputs`, side by side.
+    """
+
+    blocks: tuple[tuple[tuple[str, Source], tuple[str, Source]], ...]
+    outputs: tuple[Source, ...]
+
+
+NORMAL = CellPlan(
+    blocks=(
+        (("sep5", "cur"), ("sep3", "prev")),
+        (("sep5", "prev"), ("sep3", "prev")),
+        (("avg", "cur"), ("id", "prev")),
+        (("avg", "prev"), ("avg", "prev")),
+        (("sep3", "cur"), ("id", "cur")),
+    ),
+    outputs=("prev", 0, 1, 2, 3, 4),
 )
-NORMAL_OUTPUT = ("prev", 0, 1, 2, 3, 4)
-REDUCTION = (
-    (("sep5", "cur"), ("sep7", "prev")),
-    (("max", "cur"), ("sep7", "prev")),
-    (("avg", "cur"), ("sep5", "prev")),
-    (("id", 1), ("avg", 0)),
-    (("sep3", 0), ("max", "cur")),
+REDUCTION = CellPlan(
+    blocks=(
+        (("sep5", "cur"), ("sep7", "prev")),
+        (("max", "cur"), ("sep7", "prev")),
+        (("avg", "cur"), ("sep5", "prev")),
+        (("id", 1), ("avg", 0)),
+        (("sep3", 0), ("max", "cur")),
+    ),
+    outputs=(1, 2, 3, 4),
 )
-REDUCTION_OUTPUT = (1, 2, 3, 4)
+KINDS = ("sep3", "sep5", "sep7", "avg", "max", "id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +67,7 @@ class NASNetConfig(Config):
             instead of the last.
         drop_path: rate at which the last cell leaves out each operation in training; it grows with the cell. The paper also lets it grow
             from 0 with the training step.
+        normal, reduction: the cells; by default those that were found on CIFAR-10.
     """
 
     filters: int = 44
@@ -57,6 +75,8 @@ class NASNetConfig(Config):
     stem: str = "imagenet"
     stem_channels: int = 32
     skip_reduction_input: bool = False
+    normal: CellPlan = NORMAL
+    reduction: CellPlan = REDUCTION
 
 
 class ActConvBn(nn.Module):
@@ -116,16 +136,16 @@ class Halving(nn.Module):
 
 
 class Cell(nn.Module):
-    """Five blocks of two operations on the outputs of the two cells before, which are first squeezed to `filters` channels.
+    """A plan's operations on the outputs of the two cells before, which are first squeezed to `filters` channels.
 
     `previous` says how: "same" resolution; "twice", halved by two paths of which the second looks one pixel further down and right; or
     "raw", taken as it is by operations that bring it to `filters` channels themselves.
     """
 
-    def __init__(self, filters: int, prev_channels: int, channels: int, previous: str, reduction: bool, drop_path: float = 0.0):
+    def __init__(self, filters: int, prev_channels: int, channels: int, previous: str, reduction: bool, drop_path: float = 0.0, plan: CellPlan | None = None):
         super().__init__()
         self.previous = previous
-        self.blocks, self.outputs = (REDUCTION, REDUCTION_OUTPUT) if reduction else (NORMAL, NORMAL_OUTPUT)
+        self.blocks, self.outputs = plan or (REDUCTION if reduction else NORMAL)
         if previous == "same":
             self.conv_prev_1x1 = ActConvBn(prev_channels, filters)
         elif previous == "twice":
@@ -139,8 +159,10 @@ class Cell(nn.Module):
                 if kind.startswith("sep"):
                     dim = prev_channels if source == "prev" and previous == "raw" else filters
                     operation: nn.Module = TwoSeparables(dim, filters, int(kind.removeprefix("sep")), stride)
+                elif kind == "id":
+                    operation = nn.Identity() if stride == 1 else Halving(filters, filters)
                 else:
-                    operation = nn.Identity() if kind == "id" else Pool(kind, stride)
+                    operation = Pool(kind, stride)
                 self.add_module(f"comb_iter_{index}_{side}", operation)
         self.drop_path = DropPath(drop_path)
 
@@ -192,7 +214,8 @@ class NASNet(ConvNet):
         self.outputs: dict[str, MapInfo] = {}
         for index, (name, filters, reduces) in enumerate(plan):
             previous = "raw" if name == "cell_stem_0" else "same" if prev.reduction == current.reduction else "twice"
-            cell = Cell(filters, prev.channels, current.channels, previous, reduces, config.drop_path * (index + 1) / len(plan))
+            structure = config.reduction if reduces else config.normal
+            cell = Cell(filters, prev.channels, current.channels, previous, reduces, config.drop_path * (index + 1) / len(plan), structure)
             self.add_module(name, cell)
             self.outputs[name] = MapInfo(cell.channels, current.reduction * (2 if reduces else 1))
             prev, current = prev if self._passes_previous_on(name) else current, self.outputs[name]
@@ -248,6 +271,31 @@ def _check(config: NASNetConfig) -> None:
         check.fail("NASNetConfig", "filters", f"be a multiple of {unit}, which the smallest cell divides it by", config.filters)
     if config.repeats < 1:
         check.fail("NASNetConfig", "repeats", "be positive", config.repeats)
+    for name in ("normal", "reduction"):
+        _check_plan(name, getattr(config, name))
+    if config.stem == "imagenet" and not _takes_raw_input(config.reduction):
+        check.fail("NASNetConfig", "reduction", "read prev by separable convolutions alone where stem='imagenet'", config.reduction, "try stem='cifar'")
+
+
+def _check_plan(name: str, plan: CellPlan) -> None:
+    known: list[Source] = ["cur", "prev"]
+    # a plan out of a JSON file is plain lists
+    blocks, outputs = plan
+    for index, block in enumerate(blocks):
+        for kind, source in block:
+            if kind not in KINDS or source not in known:
+                expected = f"combine operations {', '.join(KINDS)} of {', '.join(map(str, known))} in block {index}"
+                check.fail("NASNetConfig", name, expected, f"{kind} of {source}")
+        known.append(index)
+    if not outputs or not set(outputs) <= {"prev", *range(len(blocks))}:
+        check.fail("NASNetConfig", name, "put out blocks or prev", outputs)
+    if name == "reduction" and "prev" in outputs:
+        check.fail("NASNetConfig", name, "put out blocks alone, which are smaller than prev", outputs)
+
+
+def _takes_raw_input(plan: CellPlan) -> bool:
+    """Whether whatever reads the previous cell brings it to the cell's channels itself."""
+    return all(kind.startswith("sep") for block in plan[0] for kind, source in block if source == "prev")
 
 
 def _variant(

@@ -80,6 +80,12 @@ def model_info(name: str) -> Info:
     return _find(name)[1].info
 
 
+def siblings(name: str) -> list[str]:
+    """The variants of the model's family, itself included, in the order of its table."""
+    family = _find(name)[0]
+    return [other for other, (owner, _) in _MODELS.items() if owner is family]
+
+
 def model_config(name: str) -> Any:
     """The configuration that `create_model(name)` starts from."""
     return _find(name)[1].config
@@ -124,4 +130,4 @@ def create_model(
     return FeatureMaps(model) if features_only else model
 
 
-__all__ = ["Config", "Info", "Variant", "create_model", "list_models", "model_config", "model_info", "register"]
+__all__ = ["Config", "Info", "Variant", "create_model", "list_models", "model_config", "model_info", "register", "siblings"]

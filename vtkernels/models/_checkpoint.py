@@ -1,6 +1,8 @@
 """Weights from files of our own, of timm and of official codes, without ever running what a file contains."""
 
 import argparse
+import dataclasses
+import json
 import logging
 import pickle
 import re
@@ -10,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vtkernels.models._base import Model
+from vtkernels.version import __version__
 
 log = logging.getLogger("vtkernels")
 
@@ -20,6 +23,8 @@ log = logging.getLogger("vtkernels")
 WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "module", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth")
+# in the folder of a run, what `save_model` wrote lies one deeper
+SAVED = "weights"
 
 
 @dataclass
@@ -93,7 +98,7 @@ def read_weights(source: str | Path) -> Any:
         return read_weights(_download("timm/" + text.removeprefix("timm:")))
     path = Path(source).expanduser()
     if path.is_dir():
-        found = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
+        found = next((folder / name for folder in (path, path / SAVED) for name in WEIGHT_FILES if (folder / name).is_file()), None)
         if found is None:
             raise FileNotFoundError(f"checkpoint {path}: expected one of {', '.join(WEIGHT_FILES)} in this folder, found none")
         path = found
@@ -129,6 +134,54 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(str(error)) from error
+
+
+def save_model(model: nn.Module, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+    """model.safetensors, and config.json beside it, from which `create_model(checkpoint=folder)` makes the same model again.
+
+    `state` replaces the model's own, whose weights may lie on several processes.
+    """
+    try:
+        from safetensors.torch import save_file
+    except ImportError as error:
+        raise ImportError("save_model: writing weights needs safetensors; pip install 'vtkernels[models]'") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    state = model.state_dict() if state is None else state
+    # the format knows no two names for one memory
+    save_file({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, folder / "model.safetensors", {"format": "pt"})
+    config = getattr(model, "config", None)
+    if getattr(model, "variant", None) is not None and dataclasses.is_dataclass(config):
+        values = dataclasses.asdict(config)
+        if "num_classes" in values:
+            values["num_classes"] = model.num_classes
+        content = {"vtkernels": __version__, "model": model.variant, "config": values}
+        (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def saved_config(source: str | Path | None) -> dict[str, Any] | None:
+    """What `save_model` wrote beside the weights; None if there is no such file."""
+    if source is None or str(source).startswith(("hf-hub:", "timm:")):
+        return None
+    path = Path(source).expanduser()
+    folders = (path, path / SAVED) if path.is_dir() else (path.parent,)
+    found = next((folder / "config.json" for folder in folders if (folder / "config.json").is_file()), None)
+    if found is None:
+        return None
+    try:
+        content = json.loads(found.read_text())
+    except ValueError as error:
+        raise ValueError(f"checkpoint {found}: expected JSON, got something else ({error}); was it written to the end?") from error
+    # other libraries have a config.json, too
+    return content if isinstance(content, dict) and "vtkernels" in content else None
+
+
+def revived(saved: Any, like: Any) -> Any:
+    """A value out of JSON as the tuples that `like` is made of."""
+    if not isinstance(saved, list):
+        return saved
+    likes = list(like) if isinstance(like, tuple) and like else [None]
+    values = [revived(value, likes[min(index, len(likes) - 1)]) for index, value in enumerate(saved)]
+    return type(like)(*values) if hasattr(like, "_fields") else tuple(values)
 
 
 def _download(name: str) -> Path:

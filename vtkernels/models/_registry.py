@@ -12,7 +12,7 @@ from torch import nn
 
 from vtkernels.layers import take_over_linear_layers
 from vtkernels.models._base import Config, FeatureMaps, Model
-from vtkernels.models._checkpoint import load_checkpoint
+from vtkernels.models._checkpoint import load_checkpoint, revived, saved_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +92,8 @@ def model_config(name: str) -> Any:
 
 
 def create_model(
-    name: str,
-    num_classes: int = 1000,
+    name: str | None = None,
+    num_classes: int | None = None,
     img_size: int | tuple[int, int] | None = None,
     drop_path: float | None = None,
     checkpoint: str | None = None,
@@ -103,31 +103,56 @@ def create_model(
     """A model by name. Those of images are `Model`s; those of words are plain modules, to which some arguments mean nothing.
 
     Args:
-        name: one of `vt.list_models()`.
-        num_classes: outputs of the head; 0 for pooled features.
+        name: one of `vt.list_models()`; None for the one that a trainer saved in the folder `checkpoint`.
+        num_classes: outputs of the head; 0 for pooled features. None means 1000, or as many as a trainer's `checkpoint` has.
         img_size: edge or (rows, columns) of the images, if another than the variant's.
         drop_path: rate of stochastic depth at the last block.
         checkpoint: weights to load: a .pth, .safetensors or .npz file of ours, of timm or of the official code, a folder
-            with `model.safetensors`, "hf-hub:owner/name" or "timm:architecture.tag". What did not fit is listed in `model.load_report`.
+            with `model.safetensors`, a run of the trainer, "hf-hub:owner/name" or "timm:architecture.tag". What did not fit is listed in `model.load_report`.
         features_only: a `FeatureMaps`, which gives the maps of growing depth instead of logits.
         **overrides: any other field of the variant's configuration.
     """
+    saved = saved_config(checkpoint)
+    if name is None:
+        if saved is None:
+            raise TypeError(
+                f"create_model: name must be given unless checkpoint is the folder of a run, got checkpoint={checkpoint!r}; vt.list_models() gives all"
+            )
+        name = saved["model"]
     family, variant = _find(name)
-    fields = {field.name for field in dataclasses.fields(variant.config)}
+    config = variant.config
+    fields = {field.name for field in dataclasses.fields(config)}
+    if saved is not None and saved["model"] == name:
+        config = _as_saved(config, saved)
+    elif num_classes is None and "num_classes" in fields:
+        num_classes = 1000
     asked = {"img_size": img_size, "drop_path": drop_path, **overrides}
     changes = {field: value for field, value in asked.items() if value is not None or field in overrides}
-    if "num_classes" in fields or num_classes != 1000:
+    if num_classes is not None and ("num_classes" in fields or num_classes != 1000):
         changes["num_classes"] = num_classes
     if features_only and not issubclass(family, Model):
         raise TypeError(f"create_model: {name} takes words, not images, and has no feature maps; leave features_only out")
     for field in changes:
         if field not in fields:
             raise TypeError(f"create_model: {name} has no field {field!r}; {_nearest(field, fields)}; its fields are {', '.join(sorted(fields))}")
-    model = family(dataclasses.replace(variant.config, **changes))
+    model = family(dataclasses.replace(config, **changes))
+    model.variant = name
     take_over_linear_layers(model)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     return FeatureMaps(model) if features_only else model
+
+
+def _as_saved(config: Any, saved: dict[str, Any]) -> Any:
+    """The variant's configuration with the values it had when it was saved."""
+    values = saved["config"]
+    fields = {field.name for field in dataclasses.fields(config)}
+    if not values.keys() <= fields:
+        odd = ", ".join(sorted(values.keys() - fields))
+        raise ValueError(
+            f"create_model: {saved['model']} has no fields {odd}, which its saved config.json has; it was written by vtkernels {saved['vtkernels']}"
+        )
+    return dataclasses.replace(config, **{field: revived(value, getattr(config, field)) for field, value in values.items()})
 
 
 __all__ = ["Config", "Info", "Variant", "create_model", "list_models", "model_config", "model_info", "register", "siblings"]

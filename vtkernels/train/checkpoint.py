@@ -1,8 +1,7 @@
-"""Checkpoints that are whole or not there: written beside, flushed to the disk, and renamed."""
+"""Checkpoints on the disk: whole or not there. They are written beside, flushed, and renamed."""
 
 import contextlib
 import errno
-import logging
 import os
 import pickle
 import shutil
@@ -15,81 +14,81 @@ import torch
 
 from vtkernels.train.errors import CheckpointError
 
-log = logging.getLogger("vtkernels")
-
-LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
 def atomically(path: Path, keep: Path | None = None) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its place when the block has ended well; what was there is kept as `keep`."""
+    """A path beside `path` for a file or a folder, which takes its place when the block has ended well; what was there is kept as `keep`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.writing")
+    remove(beside)
     try:
         yield beside
-        _flush(beside)
-        if keep is not None and path.exists():
-            # between this and the next line a kill leaves only `keep`, which readers look for, too
-            os.replace(path, keep)
-        os.replace(beside, path)
-        _flush(path.parent)
+        for part in (beside, *beside.rglob("*")):
+            _flush(part)
+        take_place(beside, path, keep)
     except BaseException as error:
-        beside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CheckpointError(error.errno, f"no space is left to write {path}; what was saved before is whole; make room and resume") from error
+        remove(beside)
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise CheckpointError(error.errno, f"no space is left to write {path}; make room, and go on") from error
         raise
 
 
-def write_last(state: dict[str, Any], folder: Path) -> Path:
-    """The last checkpoint; the one before stays as `previous.pt`, should this one be damaged."""
-    with atomically(folder / LAST, keep=folder / PREVIOUS) as beside, open(beside, "wb") as file:
+def take_place(beside: Path, path: Path, keep: Path | None = None) -> None:
+    """A kill within this leaves what was there under its other name, where readers look for it, too."""
+    old = keep or path.with_name(f".{path.name}.old")
+    if path.exists() and (keep is not None or path.is_dir()):
+        # a folder does not replace another one
+        remove(old)
+        os.replace(path, old)
+    os.replace(beside, path)
+    _flush(path.parent)
+    if keep is None:
+        remove(old)
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def duplicate(source: Path, target: Path) -> None:
+    """The same content under a second name, for no space where the file system allows that."""
+    with atomically(target) as beside:
+        if source.is_dir():
+            shutil.copytree(source, beside, copy_function=_link)
+        else:
+            _link(source, beside)
+
+
+def write(state: dict[str, Any], path: Path) -> None:
+    with open(path, "wb") as file:
         torch.save(state, file)
-    return folder / LAST
-
-
-def keep_as_best(folder: Path) -> Path:
-    """The last checkpoint is the best one, too."""
-    best = folder / BEST
-    with atomically(best) as beside:
-        try:
-            os.link(folder / LAST, beside)
-        except OSError:
-            # some file systems know no links
-            shutil.copyfile(folder / LAST, beside)
-    return best
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A checkpoint on the CPU. Nothing in it is run, and every byte is checked."""
+    """What `write` wrote, on the CPU. Nothing in it is run, and every byte is checked."""
     if not path.is_file():
-        raise CheckpointError(errno.ENOENT, f"no checkpoint at {path}")
+        raise CheckpointError(errno.ENOENT, f"there is no checkpoint {path}")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
-            raise CheckpointError(errno.EIO, f"checkpoint {path} is damaged: {damaged}")
+            raise CheckpointError(errno.EIO, f"checkpoint {path} is damaged ({damaged})")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise CheckpointError(errno.EIO, f"checkpoint {path} is damaged: {error}") from error
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, NotImplementedError) as error:
+        raise CheckpointError(errno.EIO, f"checkpoint {path} is damaged ({error})") from error
 
 
-def read_last(folder: Path) -> tuple[dict[str, Any], Path]:
-    """The newest checkpoint of a run that can be read, and where it lies."""
-    failures = []
-    for name in (LAST, PREVIOUS):
-        try:
-            state = read(folder / name)
-        except CheckpointError as error:
-            failures.append(error)
-            continue
-        if failures and (folder / LAST).exists():
-            log.warning("%s; going on from the one before it, %s", failures[0].strerror, folder / name)
-        return state, folder / name
-    raise CheckpointError(failures[0].errno, f"{folder} has no checkpoint that can be read: {'; '.join(error.strerror for error in failures)}")
-
-
-def exists(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (LAST, PREVIOUS))
+def _link(source: Path | str, target: Path | str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # some file systems know no links
+        shutil.copyfile(source, target)
 
 
 def _flush(path: Path) -> None:

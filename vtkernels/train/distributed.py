@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vtkernels.models import Model
+from vtkernels.optim import shards
 from vtkernels.train.settings import Settings
 from vtkernels.train.task import Task
 
@@ -67,11 +69,6 @@ def totals(values: list[float | Tensor], device: torch.device) -> list[float]:
     return found.tolist()
 
 
-def barrier() -> None:
-    if world() > 1:
-        torch.distributed.barrier()
-
-
 def prepare(task: nn.Module, settings: Settings, device: torch.device | None = None) -> nn.Module:
     """The task on its device and, with several processes, wrapped or sharded: what forwards are called on, and what an optimizer is made for.
 
@@ -98,18 +95,26 @@ def prepare(task: nn.Module, settings: Settings, device: torch.device | None = N
 
 
 def shard(task: Task) -> Task:
-    """In place: parameters, gradients and optimizer state of each layer group spread over all processes (FSDP2)."""
+    """In place: parameters, gradients and optimizer state spread over all processes (FSDP2), gathered block by block when they are used."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = init_device_mesh(next(task.parameters()).device.type, (world(),))
+    for block in blocks(task.model):
+        fully_shard(block, mesh=mesh)
     fully_shard(task, mesh=mesh)
+    register_fsdp_forward_method(task, "evaluate")
     return task
 
 
-def is_sharded(module: nn.Module) -> bool:
-    from vtkernels.optim import shards
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The parts of a trunk that repeat, and are called as modules: those whose names end in a number."""
+    if not isinstance(model, Model):
+        return []
+    return [model.get_submodule(prefix) for group in model.group_prefixes() for prefix in group if prefix.rpartition(".")[2].isdigit()]
 
+
+def is_sharded(module: nn.Module) -> bool:
     return any(shards.is_sharded(param) for param in module.parameters())
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from vtkernels._core import check
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+CLIPPING = ("norm", "value", "adaptive")
 PARALLEL = ("auto", "ddp", "fsdp2", "none")
 
 
@@ -16,7 +17,9 @@ class Settings:
         epochs: passes over the training set.
         precision: of the forward: float32, bfloat16, or float16 with scaled gradients. Weights are float32.
         accumulate: batches whose gradients make one update.
-        clip_norm: bound of the gradient's norm; None leaves it free.
+        clip_norm: bound of the gradients; None leaves them free.
+        clip_mode: what is bounded: the "norm" of all together; the "value" of each number; or "adaptive", the norm of each unit over that of its
+            weights, but for the head's.
         ema_decay: of the moving average of the weights, which is evaluated beside them; None has no average.
         ema_warmup: let the average follow faster at first.
         grad_checkpointing: compute activations twice rather than keep them.
@@ -42,6 +45,7 @@ class Settings:
     precision: str = "float32"
     accumulate: int = 1
     clip_norm: float | None = None
+    clip_mode: str = "norm"
     ema_decay: float | None = None
     ema_warmup: bool = False
     grad_checkpointing: bool = False
@@ -63,7 +67,13 @@ class Settings:
     find_unused: bool = False
 
     def __post_init__(self) -> None:
-        for name, allowed in (("precision", PRECISIONS), ("parallel", PARALLEL), ("monitor_mode", ("max", "min")), ("channels_last", (True, False, "auto"))):
+        for name, allowed in (
+            ("precision", PRECISIONS),
+            ("parallel", PARALLEL),
+            ("clip_mode", CLIPPING),
+            ("monitor_mode", ("max", "min")),
+            ("channels_last", (True, False, "auto")),
+        ):
             if getattr(self, name) not in allowed:
                 check.fail("Settings", name, f"be one of {', '.join(map(str, allowed))}", repr(getattr(self, name)))
         for name in ("epochs", "accumulate", "log_every", "eval_every"):

@@ -1,6 +1,6 @@
 """Everything a run needs to go on as if it had never stopped, in plain values and tensors."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from vtkernels._core import check
@@ -12,6 +12,23 @@ if TYPE_CHECKING:
     from vtkernels.train.trainer import Trainer
 
 FORMAT = 1
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        update: updates made. epoch: epochs over. in_epoch: updates of the epoch under way. images: samples of it.
+        lr_factor: what steps back have left of the learning rate. steps_back: how many there were.
+    """
+
+    update: int = 0
+    epoch: int = 0
+    in_epoch: int = 0
+    images: int = 0
+    lr_factor: float = 1.0
+    steps_back: int = 0
 
 
 def state_of(trainer: "Trainer") -> dict[str, Any]:

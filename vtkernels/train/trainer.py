@@ -6,7 +6,6 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,38 +17,20 @@ from vtkernels._core import check
 from vtkernels.optim.early_stopping import EarlyStopping
 from vtkernels.optim.ema import Ema
 from vtkernels.optim.schedules import Schedule, set_lr
-from vtkernels.train import checkpoint, distributed
-from vtkernels.train.errors import CheckpointError, Interrupted, LoaderDied, NonFiniteLoss
+from vtkernels.train import distributed
+from vtkernels.train.errors import Interrupted, LoaderDied, NonFiniteLoss
+from vtkernels.train.folder import RunFolder
 from vtkernels.train.precision import Precision
 from vtkernels.train.random_state import be_deterministic, seed_all
-from vtkernels.train.records import EpochRecord, History, Observer, StepRecord
+from vtkernels.train.records import EpochRecord, History, Observer
+from vtkernels.train.reporting import Reporter
 from vtkernels.train.settings import Settings
 from vtkernels.train.signals import NAMES, StopSignals
-from vtkernels.train.state import restore, state_of
-from vtkernels.train.timing import Stopwatch, most_memory
+from vtkernels.train.state import Progress, restore, state_of
 from vtkernels.train.update import Batch, Result, Update
-from vtkernels.train.validation import finite, validate
+from vtkernels.train.validation import StopValidation, finite, validate
 
 log = logging.getLogger("vtkernels")
-
-ACTIVITIES = ("data", "compute", "valid", "save")
-
-
-@dataclass
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        update: updates made. epoch: epochs over. in_epoch: updates of the epoch under way. images: samples of it.
-        lr_factor: what steps back have left of the learning rate. steps_back: how many there were.
-    """
-
-    update: int = 0
-    epoch: int = 0
-    in_epoch: int = 0
-    images: int = 0
-    lr_factor: float = 1.0
-    steps_back: int = 0
 
 
 class Trainer:
@@ -90,27 +71,26 @@ class Trainer:
                 check.fail("Trainer", "train_loader", f"have {name}()", type(train_loader).__name__, "make it with vtkernels.data.create_loader", TypeError)
         self.settings, self.schedule, self.config = settings or Settings(), schedule, config or {}
         self.train_loader, self.valid_loader = train_loader, valid_loader
-        self.folder = Path(folder) if folder is not None else None
         self.device = device or distributed.this_device()
         self.rank, self.world = distributed.rank(), distributed.world()
         if self.settings.deterministic:
             be_deterministic()
         self.module = distributed.prepare(task, self.settings, self.device)
         self.task = distributed.bare(self.module)
+        self.folder = Path(folder) if folder is not None else None
+        self.files = RunFolder(self.folder, self.task) if folder is not None else None
         self.optimizer = optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer(self.module)
         self.ema = None if self.settings.ema_decay is None else Ema(self.model, decay=self.settings.ema_decay, warmup=self.settings.ema_warmup)
         self.precision = Precision(self.settings.precision, self.device)
-        last = distributed.wants_channels_last(self.task.model, self.settings)
-        self.update = Update(self.module, self.optimizer, self.precision, self.settings.clip_norm, last)
+        self._update = Update(self.module, self.optimizer, self.precision, self.settings)
         self.stopping = EarlyStopping(patience=self.settings.patience, min_delta=self.settings.min_delta, mode=self.settings.monitor_mode)
-        self.observers = list(observers) if self.rank == 0 else []
+        self.reporter = Reporter(observers if self.rank == 0 else (), self.device)
         self.progress, self.history = Progress(), History()
         self.updates_per_epoch = math.ceil(len(train_loader) / self.settings.accumulate)
         # of the epoch under way, over its samples, on the device: it is not finite any more once a loss was not
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.loader_state = train_loader.state_dict()
-        self._signals, self._epoch_watch, self._step_watch = StopSignals(), Stopwatch(*ACTIVITIES), Stopwatch(*ACTIVITIES)
-        self._images_told, self._saved_at, self._resumed, self._between_updates = 0, time.monotonic(), False, True
+        self._signals, self._saved_at, self._resumed, self._between_updates = StopSignals(), time.monotonic(), False, True
 
     @property
     def model(self) -> nn.Module:
@@ -126,11 +106,10 @@ class Trainer:
 
     def resume(self, path: str | Path | None = None) -> "Trainer":
         """Take up a run where its checkpoint left it: a file, the folder of a run, or None for the trainer's own."""
-        source = Path(path) if path is not None else self.folder
-        if source is None:
+        if path is None and self.folder is None:
             check.fail("Trainer.resume", "path", "be given", None, "this trainer has no folder of its own")
-        state = checkpoint.read(source) if source.is_file() else checkpoint.read_last(source)[0]
-        restore(self, state)
+        files = self.files or RunFolder(Path(path), self.task)
+        restore(self, files.read(Path(path) if path is not None else None))
         self._resumed = True
         return self
 
@@ -144,19 +123,19 @@ class Trainer:
         with self._signals:
             try:
                 self._begin()
-                self._tell("on_start", self)
+                self.reporter.tell("on_start", self)
                 while self.progress.epoch < self.settings.epochs and not self.history.stopped:
                     self._epoch_or_back()
-                self._tell("on_end", self, self.history)
+                self.reporter.tell("on_end", self, self.history)
             finally:
-                self._tell("close")
+                self.reporter.tell("close")
         return self.history
 
     # ---- an epoch --------------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
         if not self._resumed:
-            if self.folder is not None and checkpoint.exists(self.folder):
+            if self.files is not None and self.files.holds_run:
                 check.fail("Trainer.fit", "folder", "hold no run yet", str(self.folder), "resume() it, or take another folder", FileExistsError)
             seed_all(self.settings.seed + self.rank)
             if self.settings.step_back:
@@ -172,7 +151,7 @@ class Trainer:
             if "DataLoader worker" not in str(error):
                 raise
             # noticed between two updates, all that is needed to go on is still here
-            if self._between_updates and self.world == 1 and self.folder is not None:
+            if self._between_updates and self.world == 1 and self.files is not None:
                 self.save()
             hint = "was it killed for want of memory? Fewer workers or smaller batches need less"
             raise LoaderDied(f"a worker of the loader died in epoch {self.progress.epoch} ({error}); {hint}. {self._how_to_resume()}") from error
@@ -180,18 +159,19 @@ class Trainer:
     def _epoch(self) -> None:
         self.module.train()
         self.train_loader.set_epoch(self.progress.epoch)
-        self._epoch_watch.restart()
-        self._step_watch.restart()
-        self._images_told = self.progress.images
+        self.reporter.begin_epoch(self.progress.images)
         for batches in self._groups():
             self._make_update(batches)
-        self._end_epoch()
+        try:
+            self._end_epoch()
+        except StopValidation:
+            self._save_and_leave(self._signals.asked)
 
     def _groups(self) -> Iterator[list[Batch]]:
         """The batches of one update after the other; the last ones of an epoch may be fewer."""
         batches = iter(self.train_loader)
         while True:
-            with self._during("data"):
+            with self.reporter.during("data"):
                 group = [(_moved(images, self.device), _moved(targets, self.device)) for images, targets in islice(batches, self.settings.accumulate)]
             if not group:
                 return
@@ -203,9 +183,9 @@ class Trainer:
             set_lr(self.optimizer, self.schedule(progress.update) * progress.lr_factor)
         epoch = progress.epoch + progress.in_epoch / self.updates_per_epoch
         told = progress.update == 0 or (progress.update + 1) % settings.log_every == 0
-        with self._during("compute"):
+        with self.reporter.during("compute"):
             self._between_updates = False
-            result = self.update(batches, epoch, measure=told)
+            result = self._update(batches, epoch, measure=told)
             if self.ema is not None:
                 self.ema.update(self.model, self.optimizer)
             progress.update += 1
@@ -225,62 +205,55 @@ class Trainer:
         minutes = self.settings.save_every_minutes
         asked, save = self._signals.asked, save or (minutes is not None and time.monotonic() - self._saved_at > 60 * minutes)
         if result is not None:
-            images = self.progress.images - self._images_told
+            images = self.reporter.new_images(self.progress.images)
             loss, loss_sum, images, signals, saves = distributed.totals([result.loss, self.loss_sum, images, asked, save], self.device)
             asked, save = asked or int(signals > 0) * signal.SIGTERM, saves > 0
             if not math.isfinite(loss_sum):
                 raise NonFiniteLoss(f"the loss is {loss}" if not math.isfinite(loss) else "a loss since the last record was not finite")
-            self._record(result, epoch, loss / self.world, images)
-        if save or asked:
-            self.save()
+            self.reporter.step(self.progress.update, epoch, loss / self.world, float(self.optimizer.param_groups[0]["lr"]), images, result)
         if asked:
-            raise Interrupted(asked, f"stopped by {NAMES[asked]} after update {self.progress.update}. {self._how_to_resume()}")
+            self._save_and_leave(asked)
+        if save:
+            self.save()
 
-    def _record(self, result: Result, epoch: float, loss: float, images: float) -> None:
-        seconds = self._step_watch
-        self._images_told = self.progress.images
-        if self.observers:
-            record = StepRecord(
-                step=self.progress.update,
-                epoch=epoch,
-                loss=loss,
-                lr=float(self.optimizer.param_groups[0]["lr"]),
-                images_per_second=images / max(seconds.elapsed, 1e-9),
-                memory=most_memory(self.device),
-                grad_norm=None if result.grad_norm is None else float(result.grad_norm),
-                logs={name: float(value) for name, value in result.logs.items()},
-                seconds=dict(seconds.seconds),
-            )
-            self._tell("on_step", record)
-        seconds.restart()
+    def _save_and_leave(self, signum: int) -> None:
+        self.save()
+        raise Interrupted(signum, f"stopped by {NAMES[signum]} after update {self.progress.update}. {self._how_to_resume()}")
 
     def _end_epoch(self) -> None:
         progress, settings = self.progress, self.settings
         loss_sum, images = distributed.totals([self.loss_sum, progress.images], self.device)
         if not math.isfinite(loss_sum):
             raise NonFiniteLoss("a loss of this epoch was not finite")
-        progress.epoch += 1
-        record = EpochRecord(epoch=progress.epoch, step=progress.update, train={"loss": loss_sum / max(images, 1)})
-        if self.valid_loader is not None and (progress.epoch % settings.eval_every == 0 or progress.epoch == settings.epochs):
-            with self._during("valid"):
-                record.valid = self.evaluate()
-                if self.ema is not None:
-                    with self.ema.applied(self.model):
-                        record.ema = self.evaluate()
+        record = EpochRecord(epoch=progress.epoch + 1, step=progress.update, train={"loss": loss_sum / max(images, 1)})
+        if self.valid_loader is not None and (record.epoch % settings.eval_every == 0 or record.epoch == settings.epochs):
+            with self.reporter.during("valid"):
+                self._validate(record)
             self._judge(record)
-        progress.in_epoch = progress.images = 0
+        progress.epoch, progress.in_epoch, progress.images = record.epoch, 0, 0
         self.loss_sum.zero_()
         self.train_loader.set_epoch(progress.epoch)
         self.loader_state = self.train_loader.state_dict()
         # the time of the saving below is still added to it
-        record.seconds = self._epoch_watch.seconds
+        record.seconds = self.reporter.of_epoch.seconds
         self.history.epochs.append(record)
         self.save(best=record.best)
-        self._tell("on_epoch", record)
+        self.reporter.tell("on_epoch", record)
 
     def evaluate(self) -> dict[str, float]:
         """The task's metrics over the validation set, with the weights as they are."""
-        return validate(self.task, self.valid_loader, self.precision, self.device)
+        return validate(self.task, self.valid_loader, self.precision, self.device, self._stop_alone)
+
+    def _validate(self, record: EpochRecord) -> None:
+        record.valid = self.evaluate()
+        if self.ema is not None:
+            with self._averaged():
+                record.ema = self.evaluate()
+
+    def _stop_alone(self) -> None:
+        """Leave at once if asked to; several processes would have to agree on it first."""
+        if self._signals.asked and self.world == 1:
+            raise StopValidation
 
     def _judge(self, record: EpochRecord) -> None:
         metrics = record.ema or record.valid
@@ -296,51 +269,36 @@ class Trainer:
     # ---- saving and going back -------------------------------------------------------------------------------------------
 
     def save(self, best: bool = False) -> None:
-        """A checkpoint of now, between two updates."""
-        if self.folder is None:
+        """A checkpoint of now, between two updates; the best one also as weights for others."""
+        if self.files is None:
             return
         if not finite(self.task):
             raise NonFiniteLoss("a weight is not finite")
-        with self._during("save"):
-            state = state_of(self)
-            if self.rank == 0:
-                try:
-                    path = checkpoint.write_last(state, self.folder)
-                    if best:
-                        checkpoint.keep_as_best(self.folder)
-                except CheckpointError as error:
-                    raise CheckpointError(error.errno, f"{error.strerror}. {self._how_to_resume()}") from error
-                self._tell("on_save", path)
-            distributed.barrier()
+        with self.reporter.during("save"):
+            path = self.files.write(state_of(self), best)
+            if best or (self.valid_loader is None and self.progress.epoch == self.settings.epochs):
+                with self._averaged():
+                    self.files.export(self.model)
         self._saved_at = time.monotonic()
+        self.reporter.tell("on_save", path)
 
     def _step_back(self, error: NonFiniteLoss) -> None:
         progress, settings = self.progress, self.settings
         where = f"{error} in update {progress.update} (epoch {progress.epoch})"
-        if self.folder is None or progress.steps_back >= settings.step_back:
+        if self.files is None or progress.steps_back >= settings.step_back:
             hint = "try a lower learning rate, a longer warm-up, clip_norm, bfloat16 instead of float16, or step_back"
             raise NonFiniteLoss(f"{where}; {hint}. {self._how_to_resume()}") from error
         factor, steps_back = progress.lr_factor * settings.step_back_factor, progress.steps_back + 1
-        state, path = checkpoint.read_last(self.folder)
-        restore(self, state)
+        restore(self, self.files.read())
         progress.lr_factor, progress.steps_back = factor, steps_back
-        log.warning("%s; back to update %d (%s), and on with %g times the learning rate", where, progress.update, path, factor)
+        log.warning("%s; back to update %d, and on with %g times the learning rate", where, progress.update, factor)
 
     def _how_to_resume(self) -> str:
-        if self.folder is None or not checkpoint.exists(self.folder):
-            return "Nothing was saved"
-        return f"Go on from {self.folder} with: vtkernels train --resume {self.folder}, or trainer.resume().fit()"
+        return self.files.how_to_resume() if self.files is not None else "There is no folder to save to"
 
-    # ---- small things ----------------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _during(self, activity: str) -> Iterator[None]:
-        with self._epoch_watch.during(activity), self._step_watch.during(activity):
-            yield
-
-    def _tell(self, what: str, *about: Any) -> None:
-        for observer in self.observers:
-            getattr(observer, what)(*about)
+    def _averaged(self) -> contextlib.AbstractContextManager:
+        """Inside, the model has its averaged weights, if there are any."""
+        return contextlib.nullcontext() if self.ema is None else self.ema.applied(self.model)
 
 
 def _moved(value: Any, device: torch.device) -> Any:

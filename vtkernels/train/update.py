@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vtkernels.optim.clip import clip_grad_norm_
+from vtkernels.optim.clip import clip_grad_adaptive_, clip_grad_norm_, clip_grad_value_
+from vtkernels.optim.groups import head_parameters
 from vtkernels.train import distributed
 from vtkernels.train.errors import NonFiniteLoss
 from vtkernels.train.precision import Precision
+from vtkernels.train.settings import Settings
 
 Batch = tuple[Tensor, Any]
 
@@ -30,9 +32,12 @@ class Update:
     An optimizer with a method `perturbed`, such as `vtkernels.optim.SAM`, gets its second pass over the same batches.
     """
 
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision, clip_norm: float | None = None, channels_last: bool = False):
-        self.module, self.optimizer, self.precision, self.clip_norm = module, optimizer, precision, clip_norm
-        self.format = torch.channels_last if channels_last else torch.preserve_format
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision, settings: Settings):
+        self.module, self.optimizer, self.precision = module, optimizer, precision
+        self.clip_norm, self.clip_mode = settings.clip_norm, settings.clip_mode
+        model = distributed.bare(module).model
+        self.format = torch.channels_last if distributed.wants_channels_last(model, settings) else torch.preserve_format
+        self.unclipped = head_parameters(model) if self.clip_mode == "adaptive" else ()
         self.params = [param for group in optimizer.param_groups for param in group["params"]]
         # to stop before the weights are touched costs nothing here; elsewhere it would wait for the device, or leave other processes waiting
         self.stops_at_once = precision.device.type == "cpu" and distributed.world() == 1
@@ -48,7 +53,7 @@ class Update:
         norm = None
         if self.clip_norm is not None or measure:
             scaler.unscale_(optimizer)
-            norm = self._clip()
+            norm = self._limited()
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
@@ -80,10 +85,14 @@ class Update:
             self.module.set_requires_gradient_sync(last)
         return contextlib.nullcontext()
 
-    def _clip(self) -> Tensor:
-        """The norm of the gradients, which are limited if asked for."""
-        if self.clip_norm is not None:
+    def _limited(self) -> Tensor:
+        """The norm that the gradients had before they were limited, if they were."""
+        if self.clip_norm is not None and self.clip_mode == "norm":
             return clip_grad_norm_(self.params, self.clip_norm)
         norm = nn.utils.get_total_norm([param.grad for param in self.params if param.grad is not None])
+        if self.clip_norm is not None and self.clip_mode == "value":
+            clip_grad_value_(self.params, self.clip_norm)
+        elif self.clip_norm is not None:
+            clip_grad_adaptive_(self.params, self.clip_norm, exclude=self.unclipped)
         # of sharded gradients, over all processes
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm

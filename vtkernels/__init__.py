@@ -24,6 +24,7 @@ __all__ = [
     "class_attention",
     "create_model",
     "data",
+    "evaluation",
     "explain",
     "integrations",
     "jsd_consistency",
@@ -38,6 +39,7 @@ __all__ = [
     "nn",
     "optim",
     "pooled_attention",
+    "recipes",
     "restore",
     "sam_perturb_",
     "sam_restore_",
@@ -48,7 +50,7 @@ __all__ = [
     "window_attention",
 ]
 
-_LAZY = ("data", "integrations", "layers", "losses", "models", "nn", "optim", "train")
+_LAZY = ("data", "evaluation", "integrations", "layers", "losses", "models", "nn", "optim", "recipes", "train")
 # names of the layers above the ops, which are not loaded before somebody asks for them
 _LAZY_NAMES = {
     "accelerate": "integrations",

@@ -9,7 +9,7 @@ import numpy as np
 
 from vtkernels._core.check import fail
 from vtkernels.data.datasets._base import FileDataset, checked_split, found, labels_within, read_json, root_of
-from vtkernels.data.datasets._imagenet import RENDITION_IDS
+from vtkernels.data.datasets._imagenet import NATURAL_ADVERSARIAL_IDS, RENDITION_IDS
 from vtkernels.data.datasets._registry import register
 from vtkernels.data.datasets.subsets import Subset, fraction_subset
 
@@ -116,20 +116,27 @@ def imagenet_c(name: str, split: str, *, root: str | Path | None, corruption: st
     return _class_folders(name, found(name, base, "<corruption>/<severity>/<class>/<image>", source, *candidates), source=source)
 
 
-@register("imagenet-r")
-def imagenet_r(name: str, split: str, *, root: str | Path | None, labels: str = "own") -> FileDataset:
-    """ImageNet-R's 200 classes. `labels` "own" counts 0 to 199, "imagenet" gives the places among ImageNet's 1000.
+# of sets of 200 of ImageNet's classes: which, and where the files are
+_OF_200 = {
+    "imagenet-r": (RENDITION_IDS, "https://github.com/hendrycks/imagenet-r"),
+    "imagenet-a": (NATURAL_ADVERSARIAL_IDS, "https://github.com/hendrycks/natural-adv-examples"),
+}
+
+
+@register("imagenet-r", "imagenet-a")
+def imagenet_of_200(name: str, split: str, *, root: str | Path | None, labels: str = "own") -> FileDataset:
+    """200 classes of ImageNet. `labels` "own" counts 0 to 199, "imagenet" gives the places among ImageNet's 1000.
 
     `imagenet_ids` of the set are those 200 places: the usual protocol compares the logits of these classes only.
     """
-    source = "https://github.com/hendrycks/imagenet-r"
+    ids, source = _OF_200[name]
     checked_split(name, split, ("test", "val"))
     if labels not in ("own", "imagenet"):
         fail(name, "labels", "be 'own' or 'imagenet'", repr(labels))
     dataset = _class_folders(name, root_of(name, root, source), source=source)
-    if len(dataset.classes) != len(RENDITION_IDS):
-        fail(name, str(root), f"hold the folders of {len(RENDITION_IDS)} classes", len(dataset.classes), f"get it anew from {source}")
-    dataset.imagenet_ids = np.array(RENDITION_IDS)
+    if len(dataset.classes) != len(ids):
+        fail(name, str(root), f"hold the folders of {len(ids)} classes", len(dataset.classes), f"get it anew from {source}")
+    dataset.imagenet_ids = np.array(ids)
     if labels == "imagenet":
         dataset.targets = dataset.imagenet_ids[dataset.targets]
     return dataset

@@ -57,7 +57,7 @@ def _train(arguments: list[str]) -> int:
     recipe = get_recipe(name) if name else Recipe.load(options.source)
     recipe = changed(scaled(recipe, options.scale), rest, f"vtkernels train {name or '--from ' + options.source}")
     if options.dry_run:
-        from vtkernels.recipes.plan import plan
+        from vtkernels.recipes import plan
 
         print(plan(recipe, int(os.environ.get("WORLD_SIZE", 1))))
         return 0
@@ -85,9 +85,9 @@ def _fit(trainer: Trainer) -> int:
 
 
 def _observers(folder: Path) -> list[Observer]:
-    from vtkernels.train.observers import default_observers
+    from vtkernels.train.observers import usual_observers
 
-    return default_observers(folder)
+    return usual_observers(folder)
 
 
 def _free_folder(name: str) -> Path:

@@ -5,7 +5,7 @@ import time
 
 import torch
 
-from vtkernels._core import tune, tuned
+from vtkernels._core import tune
 
 
 def measure(ops: list[str], minutes: float) -> int:

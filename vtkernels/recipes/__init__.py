@@ -24,6 +24,7 @@ from vtkernels.recipes._build import build
 from vtkernels.recipes._data import Data
 from vtkernels.recipes._errors import RecipeError
 from vtkernels.recipes._optim import ASAM, GSAM, LAMB, SAM, SGD, SGDW, AdamW, FriendlySAM, LookSAM, PerProcess, PerSamples, RMSprop
+from vtkernels.recipes._plan import plan
 from vtkernels.recipes._recipe import Model, Recipe
 from vtkernels.recipes._registry import describe_recipe, get_recipe, list_recipes, recipe
 from vtkernels.recipes._schedule import Constant, Cosine, Decay, Linear, Plateau, Steps
@@ -74,6 +75,7 @@ __all__ = [
     "describe_recipe",
     "get_recipe",
     "list_recipes",
+    "plan",
     "recipe",
     "scaled",
     "tiny",

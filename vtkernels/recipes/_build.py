@@ -82,7 +82,9 @@ def check(recipe: Recipe, world: int = 1) -> int:
         refuse("data.batch_size", f"be a multiple of {parts}, for {told}", whole, f"try --data.batch-size {max(whole // parts, 1) * parts}")
     batch_size = whole // parts
     if recipe.mix and recipe.mix.partner == "flip" and batch_size % 2:
-        refuse("data.batch_size", "give each process an even batch, of which mixing makes pairs", batch_size, f"try --data.batch-size {(batch_size + 1) * parts}")
+        refuse(
+            "data.batch_size", "give each process an even batch, of which mixing makes pairs", batch_size, f"try --data.batch-size {(batch_size + 1) * parts}"
+        )
     return batch_size
 
 

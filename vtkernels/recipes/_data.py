@@ -127,7 +127,9 @@ class Data:
             refuse("data.name", "be one of `vtkernels list datasets`", repr(self.name), nearest(self.name, names))
         if self.name not in DRAWN and (self.path is None or not self.path.is_dir()):
             got = "None" if self.path is None else f"{str(self.path)!r}, which is no folder"
-            refuse("data.path", f"be the folder with the files of {self.name}", got, "nothing is downloaded; --data.path FOLDER, or --scale tiny to try the recipe")
+            refuse(
+                "data.path", f"be the folder with the files of {self.name}", got, "nothing is downloaded; --data.path FOLDER, or --scale tiny to try the recipe"
+            )
         known = self.published()
         split = getattr(self, f"{part}_split") or (getattr(known, part) if known else {"train": "train", "valid": "val"}[part])
         options: dict[str, Any] = dict(self.options)

@@ -74,7 +74,7 @@ def _chosen(classes: list[type], value: dict[str, Any], path: str) -> type:
             return kind
     names = [kind.__name__ for kind in classes]
     hint = f"; {nearest(name, names)}" if isinstance(name, str) else ""
-    raise RecipeError(f'{_inside(path, KIND)} must be {" or ".join(names)}, got {json.dumps(name)}{hint}')
+    raise RecipeError(f"{_inside(path, KIND)} must be {' or '.join(names)}, got {json.dumps(name)}{hint}")
 
 
 def _record(kind: type, value: dict[str, Any], path: str) -> Any:

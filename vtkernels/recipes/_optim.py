@@ -74,6 +74,8 @@ class Optimizer:
 
     # in `vtkernels.optim.factory`
     NAME: ClassVar[str]
+    # numbers that it keeps for each weight
+    STATES: ClassVar[int] = 2
 
     def options(self) -> dict[str, Any]:
         """What a subclass adds for its constructor."""
@@ -131,6 +133,7 @@ class SGD(Optimizer):
     nesterov: bool = False
 
     NAME: ClassVar[str] = "sgd"
+    STATES: ClassVar[int] = 1
     TINY_LR: ClassVar[float] = 0.05
 
     def options(self) -> dict[str, Any]:
@@ -150,6 +153,7 @@ class SGDW(Optimizer):
     nesterov: bool = False
 
     NAME: ClassVar[str] = "sgdw"
+    STATES: ClassVar[int] = 1
     TINY_LR: ClassVar[float] = 0.05
 
     def options(self) -> dict[str, Any]:

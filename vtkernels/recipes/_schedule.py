@@ -33,7 +33,12 @@ class Curve:
         length = self.warmup_epochs(updates_per_epoch)
         if length >= max(epochs, 1):
             field = "schedule.warmup" if self.warmup_updates is None else "schedule.warmup_updates"
-            refuse(field, f"be shorter than the training of {epochs} epochs", f"{length:g} epochs", f"shorten it, or train longer with --train.epochs {int(length) + 1}")
+            refuse(
+                field,
+                f"be shorter than the training of {epochs} epochs",
+                f"{length:g} epochs",
+                f"shorten it, or train longer with --train.epochs {int(length) + 1}",
+            )
 
     def scaled(self, factor: float) -> Self:
         """All rates that the curve has of its own, times `factor`."""
@@ -53,7 +58,9 @@ class Curve:
     def tiny(self, share: float, lr: float) -> Self:
         """For a training of this share of the epochs, whose rate is `lr`."""
         lowest = {"final_lr": min(self.final_lr, lr / 100)} if hasattr(self, "final_lr") else {}
-        return replace(self, warmup=self.warmup * share if self.warmup_updates is None else 1, warmup_updates=None, warmup_lr=min(self.warmup_lr, lr / 100), **lowest)
+        return replace(
+            self, warmup=self.warmup * share if self.warmup_updates is None else 1, warmup_updates=None, warmup_lr=min(self.warmup_lr, lr / 100), **lowest
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

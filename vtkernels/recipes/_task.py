@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 from vtkernels.recipes._errors import check_between, refuse
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from vtkernels.models import Model
     from vtkernels.train import Task as TrainTask

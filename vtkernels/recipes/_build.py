@@ -72,9 +72,8 @@ class RecipeFile(Observer):
 
 def check(recipe: Recipe, world: int = 1) -> int:
     """What can be told without data and model. Returns the images of one pass in one process."""
-    for section in (recipe.model, recipe.data, recipe.augment, recipe.optim, *([recipe.mix] if recipe.mix else [])):
+    for section in (recipe.model, recipe.data, recipe.augment, recipe.task, recipe.optim, *([recipe.mix] if recipe.mix else [])):
         section.check()
-    recipe.task.check(recipe)
     parts = world * recipe.train.accumulate
     whole = recipe.data.batch_size
     if whole % parts:

@@ -38,16 +38,17 @@ def plan(recipe: Recipe, world: int = 1) -> str:
         task = recipe.task.build(Given(model, classes, recipe.mix is not None, recipe.augment.views))
     parameters = sum(param.numel() for param in task.parameters())
     memory = memory_of(recipe, task, batch_size * recipe.augment.views, classes)
-    passes = 1 if recipe.sam is None else 2
+    gmacs, total = macs_of(model, recipe.data.size) / 1e9, memory.state + memory.activations
+    views = f", {recipe.augment.views} views of each image" if recipe.augment.views > 1 else ""
+    passes = "a forward and backward pass" if recipe.sam is None else "two forward and backward passes"
     lines = {
         "recipe": recipe.name,
-        "model": f"{recipe.model.name}, {parameters / 1e6:.2f} M parameters, {macs_of(model, recipe.data.size) / 1e9:.3g} G multiply-adds an image forward",
+        "model": f"{recipe.model.name}, {parameters / 1e6:.2f} M parameters, {gmacs:.3g} G multiply-adds an image forward",
         "data": f"{recipe.data.name}, {images:,} images of {recipe.data.size} x {recipe.data.size}, {classes} classes",
-        "batch": f"{recipe.data.batch_size} = {world} processes x {recipe.train.accumulate} passes x {batch_size}"
-        + (f", {recipe.augment.views} views of each image" if recipe.augment.views > 1 else ""),
-        "steps": f"{recipe.train.epochs} epochs x {updates:,} = {recipe.train.epochs * updates:,} updates, {passes} forward and backward {'passes' if passes > 1 else 'pass'} each",
-        "memory": f"about {(memory.state + memory.activations) / GIB:.2f} GiB a process, by formula and not measured: "
-        f"{memory.state / GIB:.2f} of weights and the like, {memory.activations / GIB:.2f} of activations in {recipe.train.precision}",
+        "batch": f"{recipe.data.batch_size} = {world} processes x {recipe.train.accumulate} passes x {batch_size}{views}",
+        "steps": f"{recipe.train.epochs} epochs x {updates:,} = {recipe.train.epochs * updates:,} updates, {passes} each",
+        "memory": f"about {total / GIB:.2f} GiB a process, by formula and not measured: {memory.state / GIB:.2f} of weights and what goes with them, "
+        f"{memory.activations / GIB:.2f} of activations in {recipe.train.precision}",
         "optimizer": _fields(recipe.optim) + (f" in {_fields(recipe.sam)}" if recipe.sam else ""),
         "schedule": _fields(recipe.schedule),
         "rates": _rates(recipe, updates),

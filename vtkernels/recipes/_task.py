@@ -79,7 +79,7 @@ class Classification:
     def smoothing(self) -> float:
         return self.loss.smoothing
 
-    def check(self, recipe: "Recipe") -> None:
+    def check(self) -> None:
         check_between("task.loss.smoothing", self.smoothing, 0, 1)
 
     def build(self, given: Given) -> "TrainTask":
@@ -119,8 +119,8 @@ class Drloc:
     def smoothing(self) -> float:
         return self.inner.smoothing
 
-    def check(self, recipe: "Recipe") -> None:
-        self.inner.check(recipe)
+    def check(self) -> None:
+        self.inner.check()
         check_between("task.weight", self.weight, 0)
         check_between("task.pairs", self.pairs, 1)
         if not 0 <= self.warmup < self.span:

@@ -80,6 +80,12 @@ def model_info(name: str) -> Info:
     return _find(name)[1].info
 
 
+def siblings(name: str) -> list[str]:
+    """The variants of the model's family, itself included, in the order of its table."""
+    family = _find(name)[0]
+    return [other for other, (owner, _) in _MODELS.items() if owner is family]
+
+
 def model_config(name: str) -> Any:
     """The configuration that `create_model(name)` starts from."""
     return _find(name)[1].config
@@ -149,4 +155,4 @@ def _as_saved(config: Any, saved: dict[str, Any]) -> Any:
     return dataclasses.replace(config, **{field: revived(value, getattr(config, field)) for field, value in values.items()})
 
 
-__all__ = ["Config", "Info", "Variant", "create_model", "list_models", "model_config", "model_info", "register"]
+__all__ = ["Config", "Info", "Variant", "create_model", "list_models", "model_config", "model_info", "register", "siblings"]

@@ -1,0 +1,73 @@
+"""The command line: `vtkernels info | check | tune | list | train | eval`."""
+
+import argparse
+import math
+
+import vtkernels
+from vtkernels._core.op import OPS
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="vtkernels", description=vtkernels.__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    info = commands.add_parser("info", help="versions, devices, the build, and which backend runs which op")
+    info.set_defaults(run=lambda options, rest: _info())
+    check = commands.add_parser("check", help="hold every backend that runs here to its op's contract")
+    check.add_argument("op", nargs="?", choices=sorted(OPS), help="default: all")
+    check.set_defaults(run=lambda options, rest: _check([options.op] if options.op else sorted(OPS)))
+    tuner = commands.add_parser("tune", help="measure how the Triton kernels are best launched on this GPU, and keep it for later calls")
+    tuner.add_argument("op", nargs="?", choices=sorted(OPS), help="default: all")
+    tuner.add_argument("--minutes", type=float, default=math.inf, help="begin nothing new after so long; what was measured by then is kept")
+    tuner.set_defaults(run=lambda options, rest: _tune([options.op] if options.op else sorted(OPS), options.minutes))
+    listing = commands.add_parser("list", help="names of models, recipes, data sets or ops")
+    listing.add_argument("what", choices=("models", "recipes", "datasets", "ops"))
+    listing.add_argument("pattern", nargs="?", default="*", help='as for file names: "swin_*"')
+    listing.set_defaults(run=lambda options, rest: _list(options.what, options.pattern))
+    # these two take the fields of a recipe, which are not known before the recipe is
+    train = commands.add_parser("train", help="train a recipe, or go on with a run", add_help=False)
+    train.set_defaults(run=lambda options, rest: _train(rest))
+    evaluate = commands.add_parser("eval", help="evaluate the weights of a run", add_help=False)
+    evaluate.set_defaults(run=lambda options, rest: _evaluate(rest))
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.run not in (train.get_default("run"), evaluate.get_default("run")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options.run(options, rest)
+
+
+def _info() -> int:
+    from vtkernels.cli.info import info
+
+    return info()
+
+
+def _check(ops: list[str]) -> int:
+    from vtkernels.cli.check import check
+
+    return check(ops)
+
+
+def _tune(ops: list[str], minutes: float) -> int:
+    from vtkernels.cli.tune import measure
+
+    return measure(ops, minutes)
+
+
+def _list(what: str, pattern: str) -> int:
+    from vtkernels.cli.listing import show
+
+    return show(what, pattern)
+
+
+def _train(arguments: list[str]) -> int:
+    from vtkernels.cli.train import train
+
+    return train(arguments)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    from vtkernels.cli.evaluate import evaluate
+
+    return evaluate(arguments)
+
+
+__all__ = ["main"]

@@ -1,0 +1,22 @@
+"""`vtkernels eval`: the weights of a run, or of a checkpoint, on one or many test sets."""
+
+import sys
+
+
+def evaluate(arguments: list[str]) -> int:
+    try:
+        import tyro
+    except ImportError:
+        print("vtkernels eval: expected tyro to be installed, got no such package; try pip install 'vtkernels[train]'", file=sys.stderr)
+        return 2
+    from vtkernels.evaluation.command import EvaluationOptions, run
+
+    # `vtkernels eval runs/x`: what is evaluated needs no option's name
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--model", *arguments]
+    options = tyro.cli(EvaluationOptions, args=arguments, prog="vtkernels eval")
+    try:
+        return run(options)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 2

@@ -1,0 +1,82 @@
+"""Recipes: everything that decides the values of a training, as typed dataclasses that small functions return.
+
+    from vtkernels.recipes import build, get_recipe
+    build(get_recipe("smoke"), folder="runs/smoke").fit()
+
+A family of recipes is a file of this folder; what is chosen in them (an optimizer, a schedule, a task, ...) is a dataclass that
+can build what it names, so that a new choice is a new class, and no code asks which recipe it runs.
+"""
+
+from vtkernels.recipes._augment import (
+    Augment,
+    AugMix,
+    AutoAugment,
+    Cutout,
+    Mixup,
+    PaddedCrop,
+    RandAugment,
+    RandomAutoAugment,
+    RandomErasing,
+    ResizedCrop,
+    ThreeAugment,
+)
+from vtkernels.recipes._build import build
+from vtkernels.recipes._data import Data
+from vtkernels.recipes._errors import RecipeError
+from vtkernels.recipes._optim import ASAM, GSAM, LAMB, SAM, SGD, SGDW, AdamW, FriendlySAM, LookSAM, PerProcess, PerSamples, RMSprop
+from vtkernels.recipes._plan import plan
+from vtkernels.recipes._recipe import Model, Recipe
+from vtkernels.recipes._registry import describe_recipe, get_recipe, list_recipes, recipe
+from vtkernels.recipes._schedule import Constant, Cosine, Decay, Linear, Plateau, Steps
+from vtkernels.recipes._task import Classification, Consistency, CrossEntropy, Drloc
+from vtkernels.recipes._tiny import scaled, tiny
+from vtkernels.train import Settings
+
+__all__ = [
+    "ASAM",
+    "GSAM",
+    "LAMB",
+    "SAM",
+    "SGD",
+    "SGDW",
+    "AdamW",
+    "AugMix",
+    "Augment",
+    "AutoAugment",
+    "Classification",
+    "Consistency",
+    "Constant",
+    "Cosine",
+    "CrossEntropy",
+    "Cutout",
+    "Data",
+    "Decay",
+    "Drloc",
+    "FriendlySAM",
+    "Linear",
+    "LookSAM",
+    "Mixup",
+    "Model",
+    "PaddedCrop",
+    "PerProcess",
+    "PerSamples",
+    "Plateau",
+    "RMSprop",
+    "RandAugment",
+    "RandomAutoAugment",
+    "RandomErasing",
+    "Recipe",
+    "RecipeError",
+    "ResizedCrop",
+    "Settings",
+    "Steps",
+    "ThreeAugment",
+    "build",
+    "describe_recipe",
+    "get_recipe",
+    "list_recipes",
+    "plan",
+    "recipe",
+    "scaled",
+    "tiny",
+]

@@ -1,0 +1,163 @@
+"""From a recipe to a trainer. Whatever does not fit is told before anything is trained, by the field to change."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vtkernels.recipes._errors import refuse
+from vtkernels.recipes._json import encoded
+from vtkernels.recipes._recipe import Recipe
+from vtkernels.recipes._task import Given
+from vtkernels.train import Observer, Trainer, distributed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vtkernels.data import Loader
+    from vtkernels.data.datasets import ImageDataset
+    from vtkernels.train import Task
+
+
+def build(recipe: Recipe, *, folder: Path | str | None = None, observers: "Iterable[Observer]" = (), device: torch.device | None = None) -> Trainer:
+    """Everything a recipe asks for, ready to `fit()`.
+
+    Args:
+        recipe: with several processes, the same in all of them.
+        folder: of the run: recipe.json, checkpoints, and what observers write.
+        observers: told of what happens.
+        device: None takes this process's GPU, if there is one.
+    """
+    device = device or distributed.this_device()
+    recipe = recipe.resolved(distributed.world())
+    batch_size = check(recipe, distributed.world())
+    train, valid = recipe.data.datasets()
+    num_classes = classes_of(recipe, train, valid)
+    # what is saved says how many classes the weights have
+    recipe = replace(recipe, model=replace(recipe.model, num_classes=num_classes))
+    task = build_task(recipe, num_classes)
+    train_loader = training_loader(recipe, train, num_classes, batch_size, device)
+    valid_loader = validation_loader(recipe, valid, batch_size, device)
+    updates = updates_per_epoch(len(train_loader), recipe)
+    recipe.schedule.check(recipe.train.epochs, updates)
+    schedule = recipe.schedule.build(recipe.optim.lr, recipe.train.epochs, updates)
+    kept = [RecipeFile(recipe, Path(folder))] if folder is not None else []
+    return Trainer(
+        task,
+        lambda module: build_optimizer(recipe, module),
+        schedule,
+        train_loader,
+        valid_loader,
+        recipe.train,
+        folder=folder,
+        observers=[*kept, *observers],
+        config={"recipe": encoded(recipe)},
+        device=device,
+    )
+
+
+class RecipeFile(Observer):
+    """Writes the recipe into the run's folder."""
+
+    def __init__(self, recipe: Recipe, folder: Path):
+        self.recipe, self.path = recipe, folder / "recipe.json"
+
+    def on_start(self, trainer: Trainer) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(self.recipe.json())
+        partial.replace(self.path)
+
+
+def check(recipe: Recipe, world: int = 1) -> int:
+    """What can be told without data and model. Returns the images of one pass in one process."""
+    for section in (recipe.model, recipe.data, recipe.augment, recipe.task, recipe.optim, *([recipe.mix] if recipe.mix else [])):
+        section.check()
+    parts = world * recipe.train.accumulate
+    whole = recipe.data.batch_size
+    if whole % parts:
+        told = f"{world} processes of {recipe.train.accumulate} passes"
+        refuse("data.batch_size", f"be a multiple of {parts}, for {told}", whole, f"try --data.batch-size {max(whole // parts, 1) * parts}")
+    batch_size = whole // parts
+    if recipe.mix and recipe.mix.partner == "flip" and batch_size % 2:
+        refuse(
+            "data.batch_size", "give each process an even batch, of which mixing makes pairs", batch_size, f"try --data.batch-size {(batch_size + 1) * parts}"
+        )
+    return batch_size
+
+
+def classes_of(recipe: Recipe, *sets: "ImageDataset") -> int:
+    """Of the data, which the model must agree with."""
+    counts = {len(dataset.classes) for dataset in sets}
+    if len(counts) > 1:
+        refuse("data.valid_split", "have the classes of the training set", f"{sorted(counts)} classes", "are both splits of one set?")
+    (count,) = counts
+    wanted = recipe.model.num_classes
+    if wanted is not None and wanted != count:
+        refuse("model.num_classes", f"be {count}, as many as {recipe.data.name} has", wanted, "leave it out, or choose other --data.name")
+    return count
+
+
+def build_task(recipe: Recipe, num_classes: int) -> "Task":
+    # the same weights in every process, and in every run of the recipe
+    torch.manual_seed(recipe.train.seed)
+    model = recipe.model.build(recipe.data.size, num_classes)
+    check_size(recipe, model)
+    return recipe.task.build(Given(model, num_classes, recipe.mix is not None, recipe.augment.views))
+
+
+def check_size(recipe: Recipe, model: torch.nn.Module) -> None:
+    """One black image goes through."""
+    like = next(model.parameters())
+    images = torch.zeros(1, 3, recipe.data.size, recipe.data.size, device=like.device)
+    try:
+        with torch.no_grad():
+            model.eval()(images)
+    except (ValueError, RuntimeError) as error:
+        refuse("data.size", f"suit {recipe.model.name}", recipe.data.size, str(error))
+    model.train()
+
+
+def training_loader(recipe: Recipe, dataset: "ImageDataset", num_classes: int, batch_size: int, device: torch.device) -> "Loader":
+    from vtkernels.data import create_loader
+
+    data, augment = recipe.data, recipe.augment
+    statistics = data.statistics(dataset)
+    loader = create_loader(
+        dataset,
+        batch_size,
+        train=True,
+        transform=augment.build(data.size, statistics),
+        workers=data.workers,
+        seed=recipe.train.seed,
+        device=device,
+        statistics=None if augment.normalizes else statistics,
+        erase=recipe.erase.build(augment.views) if recipe.erase else None,
+        mix=recipe.mix.build(num_classes, recipe.task.smoothing, augment.views) if recipe.mix else None,
+        repeats=augment.repeats,
+        on_corrupt=data.on_corrupt,
+    )
+    if not len(loader):
+        refuse("data.batch_size", f"be at most the training set's {len(dataset)} images", data.batch_size)
+    return loader
+
+
+def validation_loader(recipe: Recipe, dataset: "ImageDataset", batch_size: int, device: torch.device) -> "Loader":
+    from vtkernels.data import create_loader
+    from vtkernels.data.transforms import CenterCrop, Compose, Resize
+
+    data = recipe.data
+    around = int(data.size / data.eval_crop)
+    transform = Compose(Resize((around, around), cover=not data.squash), CenterCrop(data.size))
+    given: dict[str, Any] = {"workers": data.workers, "device": device, "on_corrupt": data.on_corrupt}
+    return create_loader(dataset, data.valid_batch_size or batch_size, transform=transform, statistics=data.statistics(dataset), **given)
+
+
+def build_optimizer(recipe: Recipe, module: torch.nn.Module) -> torch.optim.Optimizer:
+    groups = recipe.optim.groups(module)
+    return recipe.optim.build(groups) if recipe.sam is None else recipe.sam.build(groups, *recipe.optim.base(), module)
+
+
+def updates_per_epoch(batches: int, recipe: Recipe) -> int:
+    return -(-batches // recipe.train.accumulate)

@@ -1,0 +1,156 @@
+"""What a recipe would do, told without doing it: sizes, memory, steps and rates. Models are built without memory, and no data are read."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vtkernels.recipes._build import check, updates_per_epoch
+from vtkernels.recipes._errors import RecipeError, refuse
+from vtkernels.recipes._recipe import Recipe
+from vtkernels.recipes._task import Given
+
+GIB = 2**30
+
+
+class Memory(NamedTuple):
+    """Estimated bytes of one process, of float32 weights.
+
+    Attributes:
+        state: weights, gradients, and what the optimizer, SAM and the moving average keep.
+        activations: what the backward needs of the forward of one pass.
+    """
+
+    state: int
+    activations: int
+
+
+def plan(recipe: Recipe, world: int = 1) -> str:
+    """Lines to read before a long training."""
+    recipe = recipe.resolved(world)
+    batch_size = check(recipe, world)
+    classes, images = _published(recipe)
+    batches = _batches(recipe, images, batch_size, world)
+    updates = updates_per_epoch(batches, recipe)
+    recipe.schedule.check(recipe.train.epochs, updates)
+    with torch.device("meta"):
+        model = recipe.model.build(recipe.data.size, classes)
+        task = recipe.task.build(Given(model, classes, recipe.mix is not None, recipe.augment.views))
+    parameters = sum(param.numel() for param in task.parameters())
+    memory = memory_of(recipe, task, batch_size * recipe.augment.views, classes)
+    gmacs, total = macs_of(model, recipe.data.size) / 1e9, memory.state + memory.activations
+    views = f", {recipe.augment.views} views of each image" if recipe.augment.views > 1 else ""
+    passes = "a forward and backward pass" if recipe.sam is None else "two forward and backward passes"
+    lines = {
+        "recipe": recipe.name,
+        "model": f"{recipe.model.name}, {parameters / 1e6:.2f} M parameters, {gmacs:.3g} G multiply-adds an image forward",
+        "data": f"{recipe.data.name}, {images:,} images of {recipe.data.size} x {recipe.data.size}, {classes} classes",
+        "batch": f"{recipe.data.batch_size} = {world} processes x {recipe.train.accumulate} passes x {batch_size}{views}",
+        "steps": f"{recipe.train.epochs} epochs x {updates:,} = {recipe.train.epochs * updates:,} updates, {passes} each",
+        "memory": f"about {total / GIB:.2f} GiB a process, by formula and not measured: {memory.state / GIB:.2f} of weights and what goes with them, "
+        f"{memory.activations / GIB:.2f} of activations in {recipe.train.precision}",
+        "optimizer": _fields(recipe.optim) + (f" in {_fields(recipe.sam)}" if recipe.sam else ""),
+        "schedule": _fields(recipe.schedule),
+        "rates": _rates(recipe, updates),
+    }
+    return "\n".join(f"{name:10} {line}" for name, line in lines.items())
+
+
+def _published(recipe: Recipe) -> tuple[int, int]:
+    """Classes and training images: of the files if they are there, else as published."""
+    known = recipe.data.published()
+    try:
+        train, _ = recipe.data.datasets()
+        return len(train.classes), len(train)
+    except (RecipeError, ImportError):
+        if known is None:
+            refuse("data.path", f"be given for a plan with {recipe.data.name}, whose size is not known", recipe.data.path)
+    return known.classes, int(known.train_images * recipe.data.fraction)
+
+
+def _batches(recipe: Recipe, images: int, batch_size: int, world: int) -> int:
+    """Of an epoch in one process, as the loader counts them."""
+    from vtkernels.data.samplers import Repeated, Shuffled
+
+    place = {"rank": 0, "world": world}
+    sampler = Repeated(images, recipe.augment.repeats, **place) if recipe.augment.repeats > 1 else Shuffled(images, **place)
+    if len(sampler) < batch_size:
+        refuse("data.batch_size", f"be at most the training set's {images} images", recipe.data.batch_size)
+    return len(sampler) // batch_size
+
+
+def macs_of(model: torch.nn.Module, size: int) -> int:
+    """Multiply-adds of one image forward, in products of matrices and convolutions."""
+    # fused ops are counted as what their references compute
+    counter = FlopCounterMode(display=False, custom_mapping=_fused_ops())
+    with counter, torch.no_grad():
+        model.eval()(torch.empty(1, 3, size, size, device="meta"))
+    model.train()
+    return counter.get_total_flops() // 2
+
+
+def _fused_ops() -> dict[Any, Any]:
+    """Floating point operations by the shapes of the arguments, two for a multiply-add."""
+    ops = torch.ops.vtkernels
+    return {ops.window_attention: _window_attention, ops.talking_heads_attention: _talking_heads, ops.class_attention: _class_attention}
+
+
+def _window_attention(qkv: Any, table: Any, scale: Any, mask: Any, bias: Any, heads: int, window: Any, *rest: Any, **shapes: Any) -> int:
+    batch, height, width, channels = qkv
+    rows, columns = window
+    positions = batch * (-(-height // rows) * rows) * (-(-width // columns) * columns)
+    return 4 * positions * rows * columns * (channels // 3)
+
+
+def _talking_heads(qkv: Any, before: Any, *rest: Any, **shapes: Any) -> int:
+    batch, tokens, channels = qkv
+    return 4 * batch * tokens**2 * (channels // 3 + before[0] ** 2)
+
+
+def _class_attention(tokens: Any, *rest: Any, **shapes: Any) -> int:
+    batch, count, channels = tokens
+    return 2 * batch * (channels**2 + 2 * count * channels**2 + 2 * count * channels)
+
+
+def memory_of(recipe: Recipe, task: torch.nn.Module, images: int, classes: int) -> Memory:
+    """What tensors there will be; of what libraries take for themselves, nothing is known."""
+    trained = sum(param.numel() for param in task.parameters() if param.requires_grad)
+    weights = sum(param.numel() for param in task.parameters())
+    # gradients, and the copies of optimizer and SAM
+    copies = 1 + recipe.optim.STATES + (recipe.sam is not None)
+    average = weights if recipe.train.ema_decay is not None else 0
+    return Memory(4 * (weights + copies * trained + average), _saved_bytes(recipe, task, classes) * images)
+
+
+def _saved_bytes(recipe: Recipe, task: torch.nn.Module, classes: int) -> int:
+    """Of one image, for the backward: each tensor once, however many operations keep it."""
+    kept = {id(param) for param in task.parameters()}
+    found: dict[Any, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        base = tensor if tensor._base is None else tensor._base
+        if id(base) not in kept:
+            # held, so that no later tensor gets its place
+            found[base] = base.numel() * base.element_size()
+        return tensor
+
+    # two images, since some layers refuse statistics of one value
+    images, size = 2, recipe.data.size
+    model = task.model.train()
+    model.set_grad_checkpointing(recipe.train.grad_checkpointing)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model(torch.empty(images, 3, size, size, device="meta"))
+    # autocast leaves tensors without memory alone; it would keep most of them in 16 bits
+    return sum(found.values()) // (images if recipe.train.precision == "float32" else 2 * images)
+
+
+def _rates(recipe: Recipe, updates: int) -> str:
+    schedule, epochs = recipe.schedule.build(recipe.optim.lr, recipe.train.epochs, updates), recipe.train.epochs
+    turn = min(epochs, -(-recipe.schedule.warmup_epochs(updates) // 1))
+    at = sorted({0, int(turn), epochs // 2, epochs - 1})
+    return ", ".join(f"{schedule(epoch * updates):.4g} in epoch {epoch}" for epoch in at)
+
+
+def _fields(section: Any) -> str:
+    told = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in vars(section).items() if value is not None)
+    return f"{type(section).__name__} ({told})"

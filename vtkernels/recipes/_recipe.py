@@ -1,0 +1,111 @@
+"""A recipe: everything that decides the values of a training, and nothing that decides when they are used."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from vtkernels.recipes._augment import Augment, Erase, Mixup
+from vtkernels.recipes._data import Data, Scalar
+from vtkernels.recipes._errors import nearest, refuse
+from vtkernels.recipes._json import from_json, to_json
+from vtkernels.recipes._optim import AdamW, Optimizers, Sharpness
+from vtkernels.recipes._schedule import Cosine, Schedules
+from vtkernels.recipes._task import Classification, Task
+from vtkernels.train import Settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What is trained.
+
+    Attributes:
+        name: one of `vtkernels list models`.
+        num_classes: None means as many as the data have.
+        drop_path: stochastic depth at the last block; None means the model's own.
+        checkpoint: weights to begin with: a file, a run's folder, hf-hub:... or timm:...
+        options: any other field of the model's configuration.
+    """
+
+    name: str = "vit_tiny_patch16_224"
+    num_classes: int | None = None
+    drop_path: float | None = None
+    checkpoint: str | None = None
+    options: dict[str, Scalar] = field(default_factory=dict)
+
+    def check(self) -> None:
+        import vtkernels
+
+        if self.name not in vtkernels.list_models():
+            refuse("model.name", "be one of `vtkernels list models`", repr(self.name), nearest(self.name, vtkernels.list_models()))
+
+    def build(self, size: int, num_classes: int) -> "nn.Module":
+        import vtkernels
+
+        self.check()
+        try:
+            return vtkernels.create_model(
+                self.name, num_classes=num_classes, img_size=size, drop_path=self.drop_path, checkpoint=self.checkpoint, **self.options
+            )
+        except TypeError as error:
+            refuse("model.options", f"be fields of {self.name}", self.options, str(error))
+        except FileNotFoundError as error:
+            refuse("model.checkpoint", "be weights that exist", repr(self.checkpoint), str(error))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides the values of a training.
+
+    Attributes:
+        name: of the run.
+        model: what is trained.
+        data: on which images.
+        augment: what is done to each image.
+        mix: what is done to a batch of them.
+        erase: what is cut out of them.
+        task: what is minimised.
+        optim: by which steps.
+        sam: whether the steps look for flat minima.
+        schedule: how fast, and when.
+        train: for how long, and in which precision.
+    """
+
+    name: str = "recipe"
+    model: Model = Model()
+    data: Data = Data()
+    augment: Augment = Augment()
+    mix: Mixup | None = None
+    erase: Erase | None = None
+    task: Task = Classification()
+    optim: Optimizers = AdamW()
+    sam: Sharpness | None = None
+    schedule: Schedules = Cosine()
+    train: Settings = Settings()
+
+    def json(self) -> str:
+        return to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "recipe") -> Self:
+        return from_json(cls, text, source)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """From a file, or from the run whose folder is given."""
+        path = Path(path)
+        path = path / "recipe.json" if path.is_dir() else path
+        if not path.is_file():
+            refuse("--from", "be a recipe.json or a run's folder", str(path), "every run writes one into its folder")
+        return from_json(cls, path.read_text(), str(path))
+
+    def resolved(self, world: int = 1) -> Self:
+        """With the learning rates that the batch and the number of processes ask for; resolving once more changes nothing."""
+        scaling = self.optim.scaling
+        if scaling is None:
+            return self
+        factor = scaling.factor(self.data.batch_size, world)
+        schedule = self.schedule.scaled(factor) if scaling.ends else self.schedule
+        return replace(self, optim=replace(self.optim, lr=self.optim.lr * factor, scaling=None), schedule=schedule)

@@ -1,0 +1,155 @@
+"""What is minimised: a loss of the classes, and what wraps around it. Each choice is a class of its own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+
+from vtkernels.recipes._errors import check_between, refuse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vtkernels.models import Model
+    from vtkernels.train import Task as TrainTask
+
+
+class Given(NamedTuple):
+    """What a task is built for."""
+
+    model: "Model"
+    num_classes: int
+    # whether targets come as probabilities, smoothed already
+    mixed: bool
+    # of each image in a batch
+    views: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropy:
+    """Of the classes.
+
+    Attributes:
+        smoothing: probability that is spread over all classes; where batches are mixed it is part of the mixed targets.
+    """
+
+    smoothing: float = 0.0
+
+    def build(self, given: Given) -> Callable[["Tensor", "Tensor"], "Tensor"]:
+        from torch import nn
+
+        if given.views > 1:
+            refuse("augment.policy.views", "be 1 with this loss", given.views, "choose --task.loss consistency, or --augment.policy.views 1")
+        return nn.CrossEntropyLoss(label_smoothing=0.0 if given.mixed else self.smoothing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consistency:
+    """Cross-entropy of the clean view, plus the Jensen-Shannon divergence of all views.
+
+    Attributes:
+        weight: of the divergence.
+        smoothing: probability that is spread over all classes.
+    """
+
+    weight: float = 12.0
+    smoothing: float = 0.0
+
+    def build(self, given: Given) -> Callable[["Tensor", "Tensor"], "Tensor"]:
+        from vtkernels.losses import AugMixLoss
+
+        if given.views < 2:
+            refuse("augment.policy.views", "be at least 2 with this loss", given.views, "choose --task.loss crossentropy, or --augment.policy augmix")
+        return AugMixLoss(given.views, self.weight, 0.0 if given.mixed else self.smoothing)
+
+
+Loss = CrossEntropy | Consistency
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """Images into classes.
+
+    Attributes:
+        loss: of logits and targets.
+    """
+
+    loss: Loss = CrossEntropy()
+
+    @property
+    def smoothing(self) -> float:
+        return self.loss.smoothing
+
+    def check(self) -> None:
+        check_between("task.loss.smoothing", self.smoothing, 0, 1)
+
+    def build(self, given: Given) -> "TrainTask":
+        from vtkernels.train import ClassificationTask
+
+        return ClassificationTask(given.model, self.loss.build(given))
+
+    def tiny(self, share: float) -> Self:
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drloc:
+    """Another task, plus dense relative localisation of the model's last map.
+
+    Attributes:
+        inner: the task itself.
+        weight: of the auxiliary loss after its warm-up; 0.5 for Swin, 0.1 for the others.
+        warmup: epochs of the weight's rise from 0.
+        span: epochs at whose end the weight is 0 again.
+        pairs: of positions in each image.
+        mode: "l1" regression, "ce" classes, "cbr" cycle-back regression.
+        target: distances, "abs" or "signed".
+        reference: "released" counts distances in positions, as the code that made the published figures; "paper" in shares of the map.
+    """
+
+    inner: "Task" = Classification()
+    weight: float = 0.5
+    warmup: float = 20
+    span: float = 300
+    pairs: int = 64
+    mode: Literal["l1", "ce", "cbr"] = "l1"
+    target: Literal["abs", "signed"] = "abs"
+    reference: Literal["released", "paper"] = "released"
+
+    @property
+    def smoothing(self) -> float:
+        return self.inner.smoothing
+
+    def check(self) -> None:
+        self.inner.check()
+        check_between("task.weight", self.weight, 0)
+        check_between("task.pairs", self.pairs, 1)
+        if not 0 <= self.warmup < self.span:
+            refuse("task.warmup", f"be at least 0 and less than task.span ({self.span:g})", self.warmup)
+
+    def weight_at(self, epoch: float) -> float:
+        from vtkernels.losses import drloc_weight
+
+        return drloc_weight(epoch, self.weight, warmup_epochs=self.warmup, total_epochs=self.span)
+
+    def build(self, given: Given) -> "TrainTask":
+        from vtkernels.losses import DrlocLoss
+        from vtkernels.train import DrlocTask
+
+        loss = DrlocLoss(
+            given.model.head_width,
+            self.weight,
+            warmup_epochs=self.warmup,
+            total_epochs=self.span,
+            num_pairs=self.pairs,
+            mode=self.mode,
+            target=self.target,
+            reference=self.reference,
+            layout="bchw",
+        )
+        return DrlocTask(self.inner.build(given), loss)
+
+    def tiny(self, share: float) -> Self:
+        return replace(self, inner=self.inner.tiny(share), warmup=self.warmup * share, span=self.span * share)
+
+
+Task = Classification | Drloc

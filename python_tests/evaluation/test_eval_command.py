@@ -138,6 +138,34 @@ def test_published_files_of_cifar(options, tmp_path):
     assert '"fog/5"' in (asked.out / "done.jsonl").read_text()
 
 
+def test_large_images_are_cut_before_they_are_corrupted(options):
+    from vtkernels import data
+    from vtkernels.evaluation import _sets
+
+    asked = replace(options, data="shapes", data_options={"size": 96, "count": 6}, limit=None, size=32, corruption_names=("contrast",), severities=(5,))
+    clean = _sets.clean_set(asked)
+    (_, one) = _sets.sets_of(asked, clean)
+    corrupted = one.build()
+    # 32 pixels in the middle of 36
+    cut = data.transforms.CenterCrop(32)(data.transforms.Resize((36, 36))(clean.image(3)))
+    np.testing.assert_array_equal(corrupted.image(3), data.corrupt(cut, "contrast", 5))
+    images, _ = next(iter(_sets.loader_of(asked, corrupted, 32, cut=one.cut)))
+    expected = data.transforms.Normalize(*clean.statistics)(corrupted.image(3))
+    np.testing.assert_allclose(images[3].numpy(), expected, atol=1e-6)
+    # and small ones before they are resized
+    small = replace(asked, data_options={"size": 24, "count": 6})
+    clean = _sets.clean_set(small)
+    np.testing.assert_array_equal(_sets.sets_of(small, clean)[1].build().image(3), data.corrupt(clean.image(3), "contrast", 5))
+
+
+def test_an_interruption_before_anything_is_done(options, monkeypatch):
+    def interrupted(self, one, progress):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command._Bench, "measured", interrupted)
+    assert command.run(options) == 130 and read(options)["sets"] == {}
+
+
 def draw(path, value):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (40, 36), (value % 256, value // 4 % 256, 50)).save(path)

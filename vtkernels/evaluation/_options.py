@@ -41,7 +41,8 @@ class EvaluationOptions:
         natural: folder of ImageNet-A.
         valid_split: a split of the same set; fits the temperature, and with negatives the thresholds of classes.
         negatives: a data set of images of no class, by name or folder, for open-set rejection.
-        negatives_path, negatives_split: of that set.
+        negatives_path: folder with that set's files.
+        negatives_split: of that set.
         threshold_precision: what thresholds shall reach for each class; None chooses them by the highest F1.
         attack: accuracy under "fgsm" or "pgd" too.
         epsilon: largest change of a pixel in the attack, of 1.

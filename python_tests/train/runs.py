@@ -52,7 +52,7 @@ def tiny_task(**changes: Any) -> ClassificationTask:
 
 def rich_task() -> DrlocTask:
     """All that draws random numbers: dropout, stochastic depth, pairs."""
-    return DrlocTask(tiny_task(dropout=0.1, drop_path=0.2))
+    return DrlocTask(tiny_task(dropout=0.1, drop_path=0.2), vt.losses.DrlocLoss(16, layout="bchw", hidden=16, num_pairs=8))
 
 
 def sam(module: nn.Module, **options: Any) -> torch.optim.Optimizer:

@@ -84,3 +84,5 @@ class Settings:
             check.fail("Settings", "ema_decay", "lie in [0, 1), or be None", self.ema_decay, "0.9999 is usual")
         if not 0 < self.step_back_factor < 1:
             check.fail("Settings", "step_back_factor", "lie between 0 and 1", self.step_back_factor)
+        if self.parallel == "fsdp2" and self.channels_last is True:
+            check.fail("Settings", "channels_last", "be False or 'auto' with parallel='fsdp2'", True, "torch shards contiguous weights only")

@@ -177,7 +177,7 @@ def test_bad_input_is_told():
     with pytest.raises(ValueError, match="have a class token"):
         attention.class_token_map(swin, images(swin))
     with pytest.raises(ValueError, match="at least one image"):
-        attention.see(swin, [])
+        attention.see(swin, [(torch.randn(0, 3, 32, 32), None)])
     with pytest.raises(ValueError, match="attention layers"):
         attention.see(vt.create_model("resnet_nano", num_classes=10), [(torch.randn(1, 3, 32, 32), None)])
     with pytest.raises(ValueError, match="create_model"):

@@ -109,6 +109,15 @@ def test_half_precision_is_packed_exactly(tmp_path):
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in smaller.state_dict().items())
 
 
+def test_units_then_weights(tmp_path):
+    smaller = sparsity.prune(sparsity.prune(vt.create_model("vit_nano_patch4_32", num_classes=4), 0.5), 0.5, "weights")
+    sparsity.save_pruned(smaller, tmp_path / "file.safetensors")
+    loaded = sparsity.load_pruned(vt.create_model("vit_nano_patch4_32", num_classes=4), tmp_path / "file.safetensors")
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in smaller.state_dict().items())
+    with pytest.raises(ValueError, match="tensors of ResNet"):
+        sparsity.load_pruned(vt.create_model("resnet_nano", num_classes=4), tmp_path / "file.safetensors")
+
+
 def test_curve_and_files(tmp_path):
     model, data = vt.create_model("vit_nano_patch4_32", num_classes=4), loader(4, 3, 32, 32)
     result = sparsity.SparsityResult(active=sparsity.active_share(model, data), complete=False)
@@ -150,6 +159,8 @@ def test_bad_input_is_told():
     model = vt.create_model("resnet_nano", num_classes=4)
     with pytest.raises(ValueError, match="at least one image"):
         sparsity.active_share(model, [])
+    with pytest.raises(ValueError, match="class numbers"):
+        sparsity.accuracy(model, [(torch.randn(2, 3, 32, 32), torch.rand(2, 4))])
     with pytest.raises(ValueError, match="fc1 and fc2"):
         sparsity.prune(model, 0.5)
     with pytest.raises(ValueError, match=r"in \[0, 1\)"):

@@ -30,6 +30,8 @@ def batches(model: nn.Module, loader: Iterable[Any], who: str) -> Iterator[tuple
     count = 0
     for images, targets in loader:
         count += len(images)
+        if targets.dim() != 1:
+            fail(who, "targets", "be class numbers", f"shape {list(targets.shape)}", "take a loader without mixing")
         if len(images):
             yield images.to(device), targets.to(device)
     if not count:

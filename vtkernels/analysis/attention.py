@@ -350,7 +350,7 @@ def see(
     sums: dict[str, Tensor] = {}
     count, shown = 0, ""
     with progress("attention", None) as steps:
-        for images, _ in loader:
+        for images in (images for images, _ in loader if len(images)):
             images = images.to(next(model.parameters()).device)
             found = layers(model, images)
             maps, shown = look(model, images, layer, found)

@@ -134,10 +134,7 @@ def extract(model: torch.nn.Module, loader: Iterable[Any]) -> tuple[np.ndarray, 
     found = torch.cat(features)
     if not found.isfinite().all():
         fail("features", "features", "be finite", "NaN or infinity", "does the model have NaN weights?")
-    labels = torch.cat(targets)
-    if labels.dim() != 1:
-        fail("features", "targets", "be class numbers", f"shape {list(labels.shape)}", "take a loader without mixing")
-    return found.numpy(), labels.numpy()
+    return found.numpy(), torch.cat(targets).numpy()
 
 
 def embed(features: np.ndarray, perplexity: float = PERPLEXITY, seed: int = 0) -> tuple[np.ndarray, float]:

@@ -22,7 +22,7 @@ from vtkernels.layers.activations import activation
 
 METHODS = ("magnitude", "activation", "weights")
 _LABELS = {"magnitude": "hidden units of small weights", "activation": "hidden units of small output", "weights": "single small weights"}
-_MASK, _VALUES = "::mask", "::values"
+_MASK, _VALUES, _SHAPE = "::mask", "::values", "::shape"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,6 +342,7 @@ def packed(model: nn.Module) -> dict[str, Tensor]:
         if value.dim() > 1 and values * value.element_size() + value.numel() / 8 < value.nbytes:
             state[name + _MASK] = torch.from_numpy(np.packbits(other.cpu().numpy().ravel()))
             state[name + _VALUES] = value[other].cpu()
+            state[name + _SHAPE] = torch.tensor(value.shape)
         else:
             state[name] = value.detach().cpu().contiguous()
     return state
@@ -357,23 +358,19 @@ def save_pruned(model: nn.Module, path: str | Path) -> None:
 @torch.no_grad()
 def load_pruned(model: nn.Module, path: str | Path) -> nn.Module:
     """Give a model of the original architecture the layers and weights of a pruned one, in place."""
-    state, own = _safetensors().load_file(str(path)), model.state_dict()
+    state, device = _safetensors().load_file(str(path)), next(model.parameters()).device
     for name in [name.removesuffix(_MASK) for name in state if name.endswith(_MASK)]:
-        if name not in own:
-            fail("load_pruned", "file", "come from this architecture", f"a tensor {name}")
-        shape = list(own[name].shape)
-        mask, values = state.pop(name + _MASK), state.pop(name + _VALUES)
-        # of a layer that lost hidden units, the file holds fewer rows, or shorter ones
-        whole = np.unpackbits(mask.numpy(), count=own[name].numel()).astype(bool) if len(mask) == -(-own[name].numel() // 8) else None
-        if whole is None or whole.sum() != len(values):
-            fail("load_pruned", "file", f"hold {shape} values of {name}", "another number", "was it pruned twice, by units and by weights?")
-        dense = torch.zeros(own[name].numel(), dtype=values.dtype)
-        dense[torch.from_numpy(whole)] = values
-        state[name] = dense.view(shape)
+        mask, values, shape = (state.pop(name + part) for part in (_MASK, _VALUES, _SHAPE))
+        dense = torch.zeros(shape.tolist(), dtype=values.dtype)
+        dense[torch.from_numpy(np.unpackbits(mask.numpy(), count=dense.numel()).astype(bool)).view(dense.shape)] = values
+        state[name] = dense
+    own = model.state_dict().keys()
+    if foreign := sorted(own ^ state.keys()):
+        fail("load_pruned", "file", f"hold the tensors of {type(model).__name__}", f"others: {', '.join(foreign[:3])}", "which model was pruned?")
     for name, mlp in prunable(model).items():
-        first = state.get(f"{name}.fc1.weight" if name else "fc1.weight")
-        if first is not None and len(first) < len(mlp.fc1.weight):
-            _keep_units(mlp, torch.arange(len(first), device=mlp.fc1.weight.device))
+        units = len(state[f"{name}.fc1.weight" if name else "fc1.weight"])
+        if units < len(mlp.fc1.weight):
+            _keep_units(mlp, torch.arange(units, device=device))
     model.load_state_dict(state)
     return model
 

@@ -25,6 +25,7 @@ READY := $(VENV)/.ready
 export VTKERNELS_BUILD ?= cpu
 endif
 NATIVE := build/native/.built
+OTHER_TRITON := build/triton-3.6/.ready
 # tests run in as many processes as there are cores, each with one thread
 WORKERS ?= $(shell nproc)
 PARALLEL := $(if $(READY),-n $(WORKERS) --dist worksteal)
@@ -34,7 +35,7 @@ PARALLEL := $(if $(READY),-n $(WORKERS) --dist worksteal)
 demo: $(NATIVE)
 	$(PY) benchmarks/attn.py --demo
 
-test: $(NATIVE)
+test: $(NATIVE) $(if $(READY),$(OTHER_TRITON))
 	$(PY) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 # BENCH=attn, sam or jsd
@@ -65,6 +66,12 @@ $(READY): pyproject.toml
 	$(PY) -m pip install -q triton || echo "triton could not be installed: its backend and tests are skipped"
 	$(PY) -m pip install -q lightning transformers accelerate || echo "the trainers could not be installed: their examples' tests are skipped"
 	@touch $@
+
+# Triton's other supported line, beside the installed one; without it a few tests are skipped
+$(OTHER_TRITON): $(READY)
+	@mkdir -p $(@D)
+	@$(PY) -m pip install -q --upgrade --no-deps --target $(@D) "triton==3.6.*" && touch $@ \
+		|| echo "triton 3.6 could not be installed: the tests of Triton's other supported line are skipped"
 
 $(NATIVE): $(READY) $(SOURCES)
 	$(if $(READY),,-)$(PY) setup.py -q build_ext --inplace

@@ -257,19 +257,17 @@ class GSAM:
     Attributes:
         rho_max, rho_min: radius at the highest and at the lowest learning rate.
         alpha: how much of the gradient across is taken away.
-        sync: perturb with the "local" gradient of each process, or with the "global" one.
     """
 
     rho_max: float = 0.6
     rho_min: float = 0.1
     alpha: float = 0.6
-    sync: Literal["local", "global"] = "local"
 
     def build(self, groups: Groups, base: Callable[..., Any], options: dict[str, Any], model: "nn.Module") -> "TorchOptimizer":
         from vtkernels import optim
 
         radii = {"rho_max": self.rho_max, "rho_min": self.rho_min, "alpha": self.alpha, "lr_max": options["lr"]}
-        return optim.GSAM(groups, base, **radii, sync=self.sync, model=model, **options)
+        return optim.GSAM(groups, base, **radii, model=model, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,18 +278,16 @@ class LookSAM:
         rho: radius of the perturbation.
         k: steps from one second pass to the next.
         alpha: how much of the remembered part is added.
-        sync: perturb with the "local" gradient of each process, or with the "global" one.
     """
 
     rho: float = 0.1
     k: int = 5
     alpha: float = 0.7
-    sync: Literal["local", "global"] = "local"
 
     def build(self, groups: Groups, base: Callable[..., Any], options: dict[str, Any], model: "nn.Module") -> "TorchOptimizer":
         from vtkernels import optim
 
-        return optim.LookSAM(groups, base, self.rho, k=self.k, alpha=self.alpha, sync=self.sync, model=model, **options)
+        return optim.LookSAM(groups, base, self.rho, k=self.k, alpha=self.alpha, model=model, **options)
 
 
 @dataclass(frozen=True, kw_only=True)

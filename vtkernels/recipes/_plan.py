@@ -1,6 +1,6 @@
 """What a recipe would do, told without doing it: sizes, memory, steps and rates. Models are built without memory, and no data are read."""
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -9,6 +9,9 @@ from vtkernels.recipes._build import check, updates_per_epoch
 from vtkernels.recipes._errors import RecipeError, refuse
 from vtkernels.recipes._recipe import Recipe
 from vtkernels.recipes._task import Given
+
+if TYPE_CHECKING:
+    from vtkernels.train import Task
 
 GIB = 2**30
 
@@ -33,12 +36,10 @@ def plan(recipe: Recipe, world: int = 1) -> str:
     batches = _batches(recipe, images, batch_size, world)
     updates = updates_per_epoch(batches, recipe)
     recipe.schedule.check(recipe.train.epochs, updates)
-    with torch.device("meta"):
-        model = recipe.model.build(recipe.data.size, classes)
-        task = recipe.task.build(Given(model, classes, recipe.mix is not None, recipe.augment.views))
+    task = task_without_memory(recipe, classes)
     parameters = sum(param.numel() for param in task.parameters())
     memory = memory_of(recipe, task, batch_size * recipe.augment.views, classes)
-    gmacs, total = macs_of(model, recipe.data.size) / 1e9, memory.state + memory.activations
+    gmacs, total = macs_of(task.model, recipe.data.size) / 1e9, memory.state + memory.activations
     views = f", {recipe.augment.views} views of each image" if recipe.augment.views > 1 else ""
     passes = "a forward and backward pass" if recipe.sam is None else "two forward and backward passes"
     lines = {
@@ -54,6 +55,12 @@ def plan(recipe: Recipe, world: int = 1) -> str:
         "rates": _rates(recipe, updates),
     }
     return "\n".join(f"{name:10} {line}" for name, line in lines.items())
+
+
+def task_without_memory(recipe: Recipe, classes: int) -> "Task":
+    with torch.device("meta"):
+        model = recipe.model.build(recipe.data.size, classes)
+        return recipe.task.build(Given(model, classes, recipe.mix is not None, recipe.augment.views))
 
 
 def _published(recipe: Recipe) -> tuple[int, int]:

@@ -51,6 +51,9 @@ class Model:
             )
         except TypeError as error:
             refuse("model.options", f"be fields of {self.name}", self.options, str(error))
+        except ValueError as error:
+            field = "data.size" if "size" in str(error) else "model"
+            refuse(field, f"suit {self.name}", size if field == "data.size" else self, str(error))
         except FileNotFoundError as error:
             refuse("model.checkpoint", "be weights that exist", repr(self.checkpoint), str(error))
 

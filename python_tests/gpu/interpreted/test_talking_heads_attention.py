@@ -29,8 +29,6 @@ FEATURES = (
     "cait_xxs", "one_token", "tokens_33", "one_head", "heads_3", "head_dim_20", "head_dim_64", "no_biases", "post_bias_only", "pre_bias_only",
     "transposed_weights", "large_logits", "dropout", "token_slice", "channels_first", "empty_batch",
 )  # fmt: skip
-# beside the others ten times their work: cait_xxs_224 has blocks of queries too, and cases of few tokens 2 to 13 heads
-LONG = ("cait_s_224", "cait_m_160", "tokens_300")
 # four fifths of the work: tokens_129 has many blocks too, heads_13 and cait_xs_112 uneven heads and even ones
 LONG = ("cait_xxs_224", "cait_s_224", "cait_m_160", "tokens_127", "tokens_300", "heads_9", "heads_12")
 

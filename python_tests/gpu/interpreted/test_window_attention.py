@@ -32,7 +32,6 @@ HALF = (
 
 
 # half of the work, for what smaller windows show too: made for another backend's kernel, or of more tiles than the many of window_24
-REPEATED = {name for name in CASES if name.startswith("large_heads") and name != "large_heads_slice"} | {"window_24_small_map", "window_32"}
 REPEATED = {name for name in CASES if name.startswith("large_heads") and name != "large_heads_slice"} | {"window_16", "window_24_small_map", "window_32"}
 
 

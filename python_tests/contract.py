@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from vtkernels._core import testing
+from vtkernels._core import gpu, testing
 from vtkernels._core.op import OPS
 from vtkernels._core.testing import Case, Inputs
 
@@ -22,9 +22,9 @@ def in_dtypes(*dtypes: torch.dtype) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("dtype", dtypes, ids=lambda dtype: str(dtype).removeprefix("torch."))
 
 
-def every_case(ops: list[str], representative: bool = False) -> pytest.MarkDecorator:
-    """(op, backend, case) of everything there is, or of the representative cases."""
-    rows = [(op, backend, case) for op, case in _chosen(ops, representative) for backend in OPS[op].backend_names]
+def every_case(ops: list[str], representative: bool = False, judge: bool = True) -> pytest.MarkDecorator:
+    """(op, backend, case) of everything that may run here, or of the representative cases; without the judge, also without the reference."""
+    rows = [(op, backend, case) for op, case in _chosen(ops, representative) for backend in _backends(op) if judge or backend != "reference"]
     return pytest.mark.parametrize(("op", "backend", "case"), [pytest.param(*row, id=f"{row[0]}-{row[1]}-{row[2].name}") for row in rows])
 
 
@@ -34,6 +34,12 @@ def representative_cases(ops: list[str]) -> pytest.MarkDecorator:
 
 def representative_cases_of_any_backend(ops: list[str]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("op", "case"), [pytest.param(op, case, id=f"{op}-{case.name}") for op, case in _chosen(ops, True)])
+
+
+def _backends(op: str) -> list[str]:
+    """Those of GPUs are left out where there is none: their tests without one are in gpu/."""
+    absent = set() if torch.cuda.is_available() else {"cuda"} if gpu.interpreted() else {"triton", "cuda"}
+    return [name for name in OPS[op].backend_names if name not in absent]
 
 
 def _chosen(ops: list[str], representative: bool) -> list[tuple[str, Case]]:

@@ -99,7 +99,8 @@ def test_exports_for_any_batch(name):
 def test_compiles_whole(name):
     model = nano(name).eval()
     torch._dynamo.reset()
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    # what follows the tracing is the training test's to see
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(images()), model(images()), rtol=1e-4, atol=1e-5)
 
 

@@ -25,16 +25,20 @@ QUICK = {
     torch.float16: ("shift_one_axis", "cosine_ragged_zeros"),
 }  # fmt: skip
 HALF = (
-    "swin_7x7_shifted", "swin_12x12_shifted", "swinv2_8x8_cosine", "window_5x13", "window_14", "window_16", "window_24",
+    "swin_7x7_shifted", "swin_12x12_shifted", "swinv2_8x8_cosine", "window_5x13", "window_14",
     "ragged_masked_large_window", "dropout", "dropout_large_window", "ragged_timm", "ragged_torchvision_large_window",
     "dense_bias_large_window", "table_minus200_9", "large_logits_9",
 )  # fmt: skip
 
 
+# half of the work, for what smaller windows show too: made for another backend's kernel, or of more tiles than the many of window_24
+REPEATED = {name for name in CASES if name.startswith("large_heads") and name != "large_heads_slice"} | {"window_16", "window_24_small_map", "window_32"}
+
+
 def _rows() -> list:
-    # the full run has every case in float32, and in half precision those that tell windows and features apart
+    # the full run has every other case in float32, and in half precision those that tell windows and features apart
     every = {
-        torch.float32: CASES,
+        torch.float32: [name for name in CASES if name not in REPEATED],
         torch.bfloat16: (*QUICK[torch.bfloat16], *HALF),
         torch.float16: (*QUICK[torch.float16], "large_logits_9", "table_minus200_9"),
     }
@@ -62,7 +66,7 @@ def test_output_and_gradients_are_within_the_tolerance_rule(case: Case, dtype: t
     assert all(verdict.passed for verdict in verdicts), "\n".join(str(verdict) for verdict in verdicts if not verdict.passed)
 
 
-@pytest.mark.parametrize("name", ["cosine_ragged", *_in_full("dense_bias_large_window", "dropout_ragged", "ragged_timm_large_window")])
+@pytest.mark.parametrize("name", ["cosine_ragged", *_in_full("dense_bias_large_window", "dropout_ragged")])
 def test_repeated_calls_agree_to_the_bit(name: str):
     inputs = CASES[name].inputs(torch.float32)
     with testing.poisoned_memory():
@@ -86,8 +90,9 @@ def test_saved_statistics_are_understood_by_the_other_backend(forward: str, back
     assert all(verdict.passed for verdict in verdicts), "\n".join(map(str, verdicts))
 
 
-@pytest.mark.parametrize("name", ["batch_7", *_in_full("ragged_torchvision", "five_heads")])
-@pytest.mark.parametrize("programs", [6, *((1, 1000) if FULL else ())])
+@pytest.mark.parametrize(
+    ("name", "programs"), [("batch_7", 6), *((("batch_7", 1), ("batch_7", 1000), ("ragged_torchvision", 6), ("five_heads", 6)) if FULL else ())]
+)
 def test_the_number_of_programs_changes_no_result(name: str, programs: int):
     """Shares of the work that end in the middle of a window position, one program for all, one for each item."""
     call, grad_out = _call(name)

@@ -27,6 +27,7 @@ def cases(op: str = "talking_heads_attention") -> list[Case]:
         # heads
         _case("one_head", "nothing to mix but a factor", 20, heads=1),
         *(_case(f"heads_{h}", "a head count no tile divides", 19, heads=h) for h in (3, 5, 7, 9, 12, 13)),
+        _case("heads_16", "the most heads the Triton kernels mix", 5, heads=16, batch=1),
         _case("heads_32", "the most heads the CPU kernels mix", 17, heads=32, batch=1),
         _case("heads_33", "more heads than the CPU kernels mix", 5, heads=33, batch=1),
         *(_case(f"head_dim_{d}", "head dimensions no vector divides", 21, head_dim=d) for d in (1, 3, 12, 20)),

@@ -61,7 +61,7 @@ $(READY): pyproject.toml
 	$(PY) -m pip install -q --upgrade pip "setuptools>=77" wheel ninja pybind11
 	$(PY) -m pip install -q $(TORCH)
 	$(PY) -m pip install -q --no-deps $(TORCHVISION) timm
-	VTKERNELS_BUILD=none $(PY) -m pip install -q --no-build-isolation -e ".[test,bench,dev,models,data]"
+	VTKERNELS_BUILD=none $(PY) -m pip install -q --no-build-isolation -e ".[test,bench,dev,models,data,train]"
 	$(PY) -m pip install -q triton || echo "triton could not be installed: its backend and tests are skipped"
 	$(PY) -m pip install -q lightning transformers accelerate || echo "the trainers could not be installed: their examples' tests are skipped"
 	@touch $@

@@ -1,5 +1,6 @@
 """Every record of a run as a line of JSON."""
 
+import contextlib
 import json
 import logging
 import math
@@ -73,6 +74,8 @@ class JsonLines(Observer):
     def _give_up(self, error: OSError) -> None:
         """Training is worth more than its log."""
         log.warning("%s cannot be written (%s); training goes on without it", self.path, error)
+        with contextlib.suppress(OSError):
+            self.close()
         self._file = None
 
 

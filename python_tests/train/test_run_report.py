@@ -50,7 +50,7 @@ def test_a_page_of_its_own(tmp_path):
     assert re.findall(r'(?:src|href)="(?!data:|#)', page) == []
     assert "url(" not in page
     found = sections(page)
-    assert list(found) == ["Curves", "Epochs", "Confusions", "Worst-examples", "Attention", "Time", "Recipe", "Versions"]
+    assert list(found) == ["Curves", "Epochs", "Confusions", "Worst-examples", "Attention-and-features", "Time", "Recipe", "Versions"]
     assert not any("Left out" in text for text in found.values())
     pictures = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page)
     assert len(pictures) == len(list((folder / "plots").glob("*.png"))) == 9
@@ -88,8 +88,8 @@ def test_what_cannot_be_made_is_left_out_with_the_reason(tmp_path, caplog):
     foreign = nn.Sequential(nn.Flatten(), nn.Linear(16 * 12, 3))
     trainer_of(tmp_path, [Report(tmp_path)], model=foreign, epochs=1).fit()
     found = sections((tmp_path / "report.html").read_text())
-    assert found["Attention"].count("Left out: Sequential is no model of vtkernels.create_model.") == 1
-    assert [name for name, text in found.items() if "Left out" in text] == ["Attention"]
+    assert found["Attention-and-features"].count("Left out: Sequential is no model of vtkernels.create_model.") == 1
+    assert [name for name, text in found.items() if "Left out" in text] == ["Attention-and-features"]
     assert "a part of the report is left out" in caplog.text
 
 
@@ -157,6 +157,15 @@ def test_what_has_no_classes_is_refused():
 def test_soft_targets_count_by_their_largest():
     batches = [(torch.rand(4, 1, 16, 12), torch.eye(3)[[2, 0, 1, 1]])]
     assert look(trainer_of(None, []), batches).labels.tolist() == [2, 0, 1, 1]
+    several = [(images, targets.bool()) for images, targets in batches]
+    assert look(trainer_of(None, []), several).labels.tolist() == [2, 0, 1, 1]
+
+
+def test_images_of_no_class_are_left_out():
+    batches = [(torch.rand(2, 1, 16, 12), torch.tensor([-1, -1])), (torch.rand(3, 1, 16, 12), torch.tensor([-1, 2, 0]))]
+    findings = look(trainer_of(None, []), batches)
+    assert findings.labels.tolist() == [2, 0]
+    assert len(findings.samples) == len(findings.worst) == 2
 
 
 def test_pictures_show_the_pixels():

@@ -134,7 +134,7 @@ class Report(Observer):
                 found.append(look(trainer, trainer.valid_loader))
             return found[0]
 
-        makers = {"Confusions": self._confusions, "Worst examples": self._worst, "Attention": self._maps}
+        makers = {"Confusions": self._confusions, "Worst examples": self._worst, "Attention and features": self._maps}
         return [(title, lambda make=make: make(findings())) for title, make in makers.items()]
 
     def _confusions(self, findings: Findings) -> str:
@@ -143,8 +143,9 @@ class Report(Observer):
         told = pictures.draw_confusion(confusion, findings.classes, path)
         hits, sizes = confusion.diagonal(), confusion.sum(1)
         right, whole = hits.sum().item(), sizes.sum().item()
+        weights = "averaged weights" if self._trainer.ema is not None else "weights"
         share = "" if self._trainer.world == 1 else " These are the samples of the first process."
-        text = f"<p>{right:,} of {whole:,} right ({100 * right / whole:.2f} %).{share} {escape(told)}</p>"
+        text = f"<p>{right:,} of {whole:,} right ({100 * right / whole:.2f} %), with the {weights} at the end of the run.{share} {escape(told)}</p>"
         recall = [(hits[i].item() / sizes[i].item(), name, sizes[i].item()) for i, name in enumerate(findings.classes) if sizes[i]]
         rows = [(escape(name), f"{100 * share:.1f} %", str(size)) for share, name, size in sorted(recall)[:10]]
         return text + (_image(path, "") if told else "") + "<h3>Hardest classes</h3>" + _table(["class", "right", "samples"], rows)

@@ -28,7 +28,8 @@ class Options:
         evaluations, population, sample: of the evolution: networks that are trained, how many live, and how many compete for a child.
         blocks, filters: of a cell.
         base: the EfficientNet that is scaled.
-        base_size: edge of its images before scaling.
+        base_size, base_width: edge of its images, and factor on its channels, before scaling. Channels come in eights, so few of them
+            could not grow by a tenth.
         budget, tolerance, step: by how much its multiplications may grow, how exactly, and how fine the grid is. The formula must be that
             close to the budget; the count, of which rounding makes something else, must not be more than that above it.
         limit: at most so many coefficients, spread over the grid.
@@ -49,10 +50,11 @@ class Options:
     filters: int = 8
     base: str = "efficientnet_nano"
     base_size: int = 16
+    base_width: float = 2.0
     budget: float = 2.0
     tolerance: float = 0.1
     step: float = 0.1
-    limit: int | None = 24
+    limit: int | None = 10
     epochs: int = 4
     train: int = 500
     valid: int = 400
@@ -184,7 +186,7 @@ def search_scaling(options: Options) -> tuple[Grid, list[int], int]:
             fail("search", "base", "have factors of width and depth", options.base, "take an efficientnet")
 
     def network(one: Coefficients, size: int, classes: int) -> torch.nn.Module:
-        factors = {"depth": config.depth * one.alpha, "width": config.width * one.beta}
+        factors = {"depth": config.depth * one.alpha, "width": config.width * options.base_width * one.beta}
         return create_model(options.base, num_classes=classes, img_size=size, **factors)
 
     def size(one: Coefficients) -> int:

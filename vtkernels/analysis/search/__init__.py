@@ -1,5 +1,6 @@
 """Searching architectures at toy scale: evolution in NASNet's space of cells, and EfficientNet's compound scaling under a budget."""
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -189,6 +190,9 @@ def search_scaling(options: Options) -> tuple[Grid, list[int], int]:
         factors = {"depth": config.depth * one.alpha, "width": config.width * options.base_width * one.beta}
         return create_model(options.base, num_classes=classes, img_size=size, **factors)
 
+    # the images of a size are read once
+    scorer = functools.cache(lambda edge: _scorer(options, edge))
+
     def size(one: Coefficients) -> int:
         return round(options.base_size * one.gamma)
 
@@ -197,7 +201,7 @@ def search_scaling(options: Options) -> tuple[Grid, list[int], int]:
             return count_macs(network(one, size(one), 10), torch.empty(1, config.in_channels, size(one), size(one)))
 
     def evaluate(one: Coefficients) -> float:
-        return _scorer(options, size(one))(lambda classes: network(one, size(one), classes))
+        return scorer(size(one))(lambda classes: network(one, size(one), classes))
 
     base = macs(Coefficients(1.0, 1.0, 1.0))
     counts = {one: macs(one) for one in candidates(options.budget, options.tolerance, options.step)}

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch.autograd import forward_ad
 
 from vtkernels._core import env
 
@@ -32,13 +34,11 @@ class Backend:
 class Op:
     """An op's backends, in order of preference, each as "module" or "module:attribute" (default BACKEND), imported when first asked.
 
-    An op that is not `differentiable` has a forward phase only; `mutates` names the arguments such an op writes to. The gradients of
-    an op that is `twice` differentiable have gradients too.
+    An op that is not `differentiable` has a forward phase only; `mutates` names the arguments such an op writes to.
     """
 
-    def __init__(self, name: str, backends: dict[str, str], *, differentiable: bool = True, twice: bool = False, mutates: tuple[str, ...] = ()):
+    def __init__(self, name: str, backends: dict[str, str], *, differentiable: bool = True, mutates: tuple[str, ...] = ()):
         self.name = name
-        self.twice = twice
         self.mutates = mutates
         self.phases = ("forward", "backward") if differentiable else ("forward",)
         self._modules = backends
@@ -151,15 +151,39 @@ def differentiable(name: str, save: Callable[..., None], differentiate: Callable
         save(ctx, args, output)
         return output
 
-    function = type(name, (torch.autograd.Function,), {"forward": staticmethod(forward), "backward": staticmethod(differentiate)})
+    def transformed(*args: Any) -> Any:
+        # the dispatcher brings functorch's transforms here one by one; the wrapper of `Function.apply` would begin with all of them anew
+        with enable_single_level_autograd_function():
+            return nested(*args)
+
+    def forward_nested(ctx: Any, *args: Any) -> Any:
+        # the next transform may want gradients, too, which are off in a forward
+        with torch.enable_grad():
+            return forward(ctx, *args)
+
+    def function(forward: Callable[..., Any]) -> Callable[..., Any]:
+        # the wrapper in Python only serves functorch's transforms
+        made = type(name, (torch.autograd.Function,), {"forward": staticmethod(forward), "backward": staticmethod(differentiate)})
+        return super(torch.autograd.Function, made).apply
+
+    apply, nested = function(forward), function(forward_nested)
 
     def kernel(*args: Any) -> Any:
+        if forward_ad._current_level >= 0:
+            _refuse_tangents(name, args)
         if torch.is_grad_enabled() and any(isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args):
-            return function.apply(*args)
+            return transformed(*args) if torch._C._are_functorch_transforms_active() else apply(*args)
         with below_autograd():
             return op(*args)
 
     LIBRARY.impl(name, kernel, "Autograd")
+
+
+def _refuse_tangents(name: str, args: tuple[Any, ...]) -> None:
+    """Silence would be a derivative of zero."""
+    if any(isinstance(arg, torch.Tensor) and forward_ad.unpack_dual(arg).tangent is not None for arg in args):
+        op = name.removesuffix("_backward")
+        raise NotImplementedError(f"{op}: forward-mode differentiation is not implemented; take reverse mode, twice for a product with the Jacobian")
 
 
 def undispatched(tensors: int, save: Callable[..., None], differentiate: Callable[..., Any]) -> Callable[..., Any]:
@@ -196,7 +220,7 @@ _ASK_WATCHERS = tuple(getattr(torch._C, name, lambda: True) for name in _WATCHER
 
 def watched(*tensors: torch.Tensor) -> bool:
     """Whether a mode, a transform, a trace or a tensor of another class wants to see the op itself."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or forward_ad._current_level >= 0:
         return True
     for ask in _ASK_WATCHERS:
         if ask():
@@ -204,13 +228,45 @@ def watched(*tensors: torch.Tensor) -> bool:
     return any(type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter for tensor in tensors)
 
 
-def refuse_double_backward(name: str) -> None:
-    """Give the backward op a formula that raises: silence would return wrong second derivatives."""
+def differentiable_again(name: str, first: int, forward: Callable[..., torch.Tensor]) -> None:
+    """Register autograd for the backward op `vtkernels::<name>`: second derivatives, for which the reference is differentiated twice.
 
-    def refuse(ctx: Any, *grads: Any) -> Any:
-        op = name.removesuffix("_backward")
-        raise NotImplementedError(
-            f"{op}: double backward is not implemented; for second derivatives use {OPS[op].package}.reference, which is plain tensor algebra"
-        )
+    The op's arguments are the upstream gradient, what the forward saved, from `first` on the tensors that its results are the gradients of, and
+    the rest; `forward(*tensors, *rest)` is the output, as tensor algebra. What was saved follows from the tensors: it has no gradient of its own.
+    """
 
-    differentiable(name, lambda ctx, inputs, output: None, refuse)
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        end = first + (len(output) if isinstance(output, (tuple, list)) else 1)
+        ctx.save_for_backward(inputs[0], *inputs[first:end])
+        ctx.rest, ctx.places = inputs[end:], (0, *range(first, end))
+        ctx.set_materialize_grads(False)
+
+    def differentiate(ctx: Any, *upstream: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        if torch._C._are_functorch_transforms_active():
+            op = name.removesuffix("_backward")
+            raise NotImplementedError(f"{op}: second derivatives by torch.func are not implemented; use torch.autograd.grad(..., create_graph=True)")
+        found: list[torch.Tensor | None] = [None] * len(ctx.needs_input_grad)
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():
+            grad, *tensors = sources = [_branch(saved) for saved in ctx.saved_tensors]
+            # arguments that are absent, or not numbers to differentiate by, have results too: empty ones
+            wanted = [(tensor, up) for tensor, up in zip(tensors, upstream, strict=True) if up is not None and tensor is not None and tensor.requires_grad]
+            needed = [(place, source) for place, source in zip(ctx.places, sources, strict=True) if ctx.needs_input_grad[place]]
+            if not wanted:
+                return tuple(found)
+            output = forward(*tensors, *ctx.rest)
+            grads = torch.autograd.grad(output, [tensor for tensor, _ in wanted], grad, create_graph=True)
+            ups, sources = [up for _, up in wanted], [source for _, source in needed]
+            for (place, _), second in zip(needed, torch.autograd.grad(grads, sources, ups, create_graph=again, allow_unused=True), strict=True):
+                found[place] = second
+        return tuple(found)
+
+    differentiable(name, save, differentiate)
+
+
+def _branch(saved: torch.Tensor | None) -> torch.Tensor | None:
+    """The tensor as a variable of its own: the upstream gradient may be a function of the others, which must not be counted here."""
+    if saved is None or not saved.is_floating_point():
+        return saved
+    branch = saved.view_as(saved)
+    return branch if branch.requires_grad else branch.detach().requires_grad_()

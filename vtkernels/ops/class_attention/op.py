@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from vtkernels._core import check
-from vtkernels._core.op import Op, define, differentiable, refuse_double_backward
+from vtkernels._core.op import Op, define, differentiable, differentiable_again
 from vtkernels._core.philox import draw_seed
+from vtkernels.ops.class_attention import reference
 from vtkernels.ops.class_attention.common import Call, saved_shapes, wide_dtype
 
 _HERE = "vtkernels.ops.class_attention"
@@ -165,7 +166,7 @@ define(
     _backward_fake,
 )
 differentiable("class_attention", _save, _differentiate)
-refuse_double_backward("class_attention_backward")
+differentiable_again("class_attention_backward", 5, lambda *args: reference.attend(Call(*args[:-1])))
 
 
 def _example(device: torch.device) -> dict[str, Any]:

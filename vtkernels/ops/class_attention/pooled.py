@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from vtkernels._core import check
-from vtkernels._core.op import Op, define, differentiable, refuse_double_backward
+from vtkernels._core.op import Op, define, differentiable, differentiable_again
 from vtkernels._core.philox import draw_seed
+from vtkernels.ops.class_attention import reference
 from vtkernels.ops.class_attention.common import PooledCall, statistics_shape, wide_dtype
 from vtkernels.ops.class_attention.op import autocast, check_dropout
 
@@ -112,7 +113,7 @@ define(
     f"pooled_attention_backward(Tensor grad_out, Tensor out, Tensor statistics, {_COMMON}, str backend) -> (Tensor, Tensor, Tensor)", _backward, _backward_fake
 )
 differentiable("pooled_attention", _save, _differentiate)
-refuse_double_backward("pooled_attention_backward")
+differentiable_again("pooled_attention_backward", 3, lambda *args: reference.pool(PooledCall(*args[:-1])))
 
 
 def _example(device: torch.device) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vtkernels._core import check
-from vtkernels._core.op import Op, define, differentiable, refuse_double_backward
+from vtkernels._core.op import Op, define, differentiable
 from vtkernels._core.philox import draw_seed
 from vtkernels.ops.drloc_pairs.common import Call, Scatter
 
@@ -158,10 +158,26 @@ def _differentiate(ctx: Any, grad_pairs: Tensor | None, *_: None) -> tuple[Tenso
     return torch.ops.vtkernels.drloc_pairs_backward.default(grad_pairs, *ctx.saved_tensors, *ctx.rest), *nothing
 
 
+def _save_again(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+    ctx.backend = inputs[-1]
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate_again(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The transpose of putting rows back is to gather them: the op itself, for positions that are known."""
+    nothing = (None,) * 4
+    if grad is None:
+        return None, *nothing
+    (positions,) = ctx.saved_tensors
+    pairs, _, _ = torch.ops.vtkernels.drloc_pairs.default(grad, positions, positions.shape[1], False, False, 0, 0, ctx.backend)
+    return pairs, *nothing
+
+
 define(f"drloc_pairs({_COMMON}, str backend) -> (Tensor, Tensor, Tensor)", _forward, _forward_fake)
 define("drloc_pairs_backward(Tensor grad_pairs, Tensor positions, SymInt height, SymInt width, str backend) -> Tensor", _backward, _backward_fake)
 differentiable("drloc_pairs", _save, _differentiate)
-refuse_double_backward("drloc_pairs_backward")
+differentiable("drloc_pairs_backward", _save_again, _differentiate_again)
 
 
 def _example(device: torch.device) -> dict[str, Any]:

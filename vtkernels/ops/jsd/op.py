@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from vtkernels._core import check, env
-from vtkernels._core.op import Op, define, differentiable, refuse_double_backward, undispatched, watched
+from vtkernels._core.op import Op, define, differentiable, differentiable_again, undispatched, watched
+from vtkernels.ops.jsd import reference
 from vtkernels.ops.jsd.common import Call, loss_dtype, loss_shape, target_gradient
 
 _HERE = "vtkernels.ops.jsd"
@@ -283,8 +284,8 @@ differentiable("jsd_consistency", _save_consistency, _differentiate_consistency)
 differentiable("augmix_loss", _save_augmix, _differentiate_augmix)
 _consistency = undispatched(1, _save_consistency, _differentiate_consistency)
 _augmix = undispatched(2, _save_augmix, _differentiate_augmix)
-refuse_double_backward("jsd_consistency_backward")
-refuse_double_backward("augmix_loss_backward")
+differentiable_again("jsd_consistency_backward", 1, lambda *args: reference.reduced(_call_of_consistency(*args[:4])))
+differentiable_again("augmix_loss_backward", 1, lambda *args: reference.reduced(_call_of_augmix(*args[:5])))
 
 
 def _example(device: torch.device) -> dict[str, Any]:

@@ -22,6 +22,12 @@ def losses(call: Call) -> Tensor:
     return loss
 
 
+def reduced(call: Call) -> Tensor:
+    """The losses as the call's reduction wants them."""
+    loss = losses(call) * call.share
+    return loss if call.reduction == "none" else loss.sum()
+
+
 def gradient(call: Call, grad_loss: Tensor) -> Tensor:
     """[V * B, K]: the closed form. `grad_loss` is of the reduced loss, or of each sample's."""
     log_p, p, log_m, kept = _distributions(call)
@@ -67,9 +73,7 @@ def forward(call: Call, with_gradient: bool) -> tuple[Tensor, Tensor]:
         wrong = ((call.target < 0) | (call.target >= call.classes)).nonzero()
         if len(wrong):
             refuse_target(call, int(wrong[0]))
-    loss = losses(call) * call.share
-    if call.reduction != "none":
-        loss = loss.sum()
+    loss = reduced(call)
     return loss, gradient(call, loss.new_ones(())) if with_gradient else call.logits.new_empty(0)
 
 

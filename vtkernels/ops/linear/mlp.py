@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtkernels._core.op import Op, define, differentiable, refuse_double_backward
+from vtkernels._core.op import Op, define, differentiable, differentiable_again
 from vtkernels._core.preference import Preference
 from vtkernels.ops.linear import reference
 from vtkernels.ops.linear.common import MlpCall, autocast
 from vtkernels.ops.linear.op import activation_name, check_input, check_layer, present, will_differentiate
 
 _HERE = "vtkernels.ops.linear"
-OP = Op("mlp", {"cpu": f"{_HERE}.native:MLP", "torch": f"{_HERE}.torch_blas:MLP", "reference": f"{_HERE}.reference:MLP"}, twice=True)
+OP = Op("mlp", {"cpu": f"{_HERE}.native:MLP", "torch": f"{_HERE}.torch_blas:MLP", "reference": f"{_HERE}.reference:MLP"})
 TUNER = Preference(OP, ("cpu", "torch"))
 
 
@@ -87,11 +87,7 @@ def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | Non
         return (None,) * 8
     *tensors, hidden = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad[:5])
-    if torch.is_grad_enabled():
-        # somebody will differentiate the gradients
-        grads = reference.mlp_backward_with_graph(MlpCall(*tensors, *ctx.scalars[:-1]), grad, wanted)
-    else:
-        grads = torch.ops.vtkernels.mlp_backward.default(grad, hidden, wanted, *tensors, *ctx.scalars)
+    grads = torch.ops.vtkernels.mlp_backward.default(grad, hidden, wanted, *tensors, *ctx.scalars)
     return *(gradient if want else None for gradient, want in zip(grads, wanted, strict=True)), None, None, None
 
 
@@ -100,7 +96,7 @@ define(
     f"mlp_backward(Tensor grad, Tensor hidden, bool[] wanted, {_COMMON}, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor)", _backward, _backward_fake
 )
 differentiable("mlp", _save, _differentiate)
-refuse_double_backward("mlp_backward")
+differentiable_again("mlp_backward", 3, lambda *args: reference.mlp_apply(MlpCall(*args[:-1])))
 
 
 def _example(device: torch.device) -> dict[str, Any]:

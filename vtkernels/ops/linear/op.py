@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from vtkernels._core import check
-from vtkernels._core.op import Op, define, differentiable, refuse_double_backward
+from vtkernels._core.op import Op, define, differentiable, differentiable_again
 from vtkernels._core.preference import Preference
 from vtkernels.ops.linear import reference
 from vtkernels.ops.linear.common import ACTIVATIONS, Call, autocast
 
 _HERE = "vtkernels.ops.linear"
-OP = Op("linear", {"cpu": f"{_HERE}.native:LINEAR", "torch": f"{_HERE}.torch_blas:LINEAR", "reference": f"{_HERE}.reference:LINEAR"}, twice=True)
+OP = Op("linear", {"cpu": f"{_HERE}.native:LINEAR", "torch": f"{_HERE}.torch_blas:LINEAR", "reference": f"{_HERE}.reference:LINEAR"})
 TUNER = Preference(OP, ("cpu", "torch"))
 
 
@@ -116,18 +116,14 @@ def _differentiate(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | Non
         return (None,) * 6
     *tensors, before = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad[:3])
-    if torch.is_grad_enabled():
-        # somebody will differentiate the gradients
-        grads = reference.backward_with_graph(Call(*tensors, *ctx.scalars[:-1]), grad, wanted)
-    else:
-        grads = torch.ops.vtkernels.linear_backward.default(grad, before, wanted, *tensors, *ctx.scalars)
+    grads = torch.ops.vtkernels.linear_backward.default(grad, before, wanted, *tensors, *ctx.scalars)
     return *(gradient if want else None for gradient, want in zip(grads, wanted, strict=True)), None, None, None
 
 
 define(f"linear({_COMMON}, str backend) -> (Tensor, Tensor)", _forward, _forward_fake)
 define(f"linear_backward(Tensor grad, Tensor before, bool[] wanted, {_COMMON}, str backend) -> (Tensor, Tensor, Tensor)", _backward, _backward_fake)
 differentiable("linear", _save, _differentiate)
-refuse_double_backward("linear_backward")
+differentiable_again("linear_backward", 3, lambda *args: reference.apply(Call(*args[:-1])))
 
 
 def _example(device: torch.device) -> dict[str, Any]:

@@ -17,7 +17,7 @@ _TANH_SLOPE, _TANH_CUBIC = 2 * math.sqrt(2 / math.pi), 0.044715
 def activate(activation: str, x: Tensor) -> Tensor:
     """The activation of x; each is smooth enough for autograd to check `slope`."""
     if activation == "relu":
-        return x.clamp(min=0)
+        return x.relu()
     if activation == "gelu":
         return x * 0.5 * (1 + torch.erf(x * math.sqrt(0.5)))
     return x if activation == "none" else x * _gate(activation, x)[0].sigmoid()
@@ -55,6 +55,17 @@ def _gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor,
     return (rows @ weight).view(x.shape), rows.T @ as_rows(x), rows.sum(0)
 
 
+def apply(call: Call) -> Tensor:
+    """The op."""
+    return activate(call.activation, _product(call.x, call.weight, call.bias))
+
+
+def mlp_apply(call: MlpCall) -> Tensor:
+    """The op of two layers."""
+    hidden = activate(call.activation, _product(call.x, call.first, call.first_bias))
+    return _product(hidden, call.second, call.second_bias)
+
+
 def forward(call: Call) -> tuple[Tensor, Tensor]:
     call = _detached(call)
     before = _product(call.x, call.weight, call.bias)
@@ -64,15 +75,7 @@ def forward(call: Call) -> tuple[Tensor, Tensor]:
 
 def backward(call: Call, grad: Tensor, before: Tensor, wanted: list[bool]) -> tuple[Tensor | None, ...]:
     """Gradients of x, weight and bias, None for those not wanted."""
-    return _backward(_detached(call), grad, before, wanted)
-
-
-def backward_with_graph(call: Call, grad: Tensor, wanted: list[bool]) -> tuple[Tensor | None, ...]:
-    """The same, to be differentiated again."""
-    return _backward(call, grad, _product(call.x, call.weight, call.bias), wanted)
-
-
-def _backward(call: Call, grad: Tensor, before: Tensor, wanted: list[bool]) -> tuple[Tensor | None, ...]:
+    call = _detached(call)
     grad = grad if call.activation == "none" else grad * slope(call.activation, before)
     return tuple(gradient if want else None for gradient, want in zip(_gradients(grad, call.x, call.weight), wanted, strict=True))
 
@@ -86,14 +89,7 @@ def mlp_forward(call: MlpCall) -> tuple[Tensor, Tensor]:
 
 def mlp_backward(call: MlpCall, grad: Tensor, hidden: Tensor, wanted: list[bool]) -> tuple[Tensor | None, ...]:
     """Gradients of x, the first weight and bias, the second weight and bias, None for those not wanted."""
-    return _mlp_backward(_detached(call), grad, hidden, wanted)
-
-
-def mlp_backward_with_graph(call: MlpCall, grad: Tensor, wanted: list[bool]) -> tuple[Tensor | None, ...]:
-    return _mlp_backward(call, grad, _product(call.x, call.first, call.first_bias), wanted)
-
-
-def _mlp_backward(call: MlpCall, grad: Tensor, hidden: Tensor, wanted: list[bool]) -> tuple[Tensor | None, ...]:
+    call = _detached(call)
     d_activated, *of_second = _gradients(grad, activate(call.activation, hidden), call.second)
     of_first = _gradients(d_activated * slope(call.activation, hidden), call.x, call.first)
     return tuple(gradient if want else None for gradient, want in zip((*of_first, *of_second), wanted, strict=True))

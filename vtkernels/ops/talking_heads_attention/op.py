@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from vtkernels._core import check
-from vtkernels._core.op import Op, define, differentiable, refuse_double_backward
+from vtkernels._core.op import Op, define, differentiable, differentiable_again
 from vtkernels._core.philox import draw_seed
+from vtkernels.ops.talking_heads_attention import reference
 from vtkernels.ops.talking_heads_attention.common import Call
 
 _HERE = "vtkernels.ops.talking_heads_attention"
@@ -156,7 +157,7 @@ define(
     _backward_fake,
 )
 differentiable("talking_heads_attention", _save, _differentiate)
-refuse_double_backward("talking_heads_attention_backward")
+differentiable_again("talking_heads_attention_backward", 1, lambda *args: reference.attend(Call(*args[:-1])))
 
 
 def _example(device: torch.device) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from vtkernels._core import check
-from vtkernels._core.op import Op, define, differentiable, refuse_double_backward
+from vtkernels._core.op import Op, define, differentiable, differentiable_again
 from vtkernels._core.philox import draw_seed
+from vtkernels.ops.window_attention import reference
 from vtkernels.ops.window_attention.common import Call, statistics_shape
 
 _HERE = "vtkernels.ops.window_attention"
@@ -186,7 +187,7 @@ define(
     _backward_fake,
 )
 differentiable("window_attention", _save, _differentiate)
-refuse_double_backward("window_attention_backward")
+differentiable_again("window_attention_backward", 3, lambda *args: reference.attend(_call(args[:-1])))
 
 
 def _example(device: torch.device) -> dict[str, Any]:

@@ -80,7 +80,11 @@ def keep_factor(call: Call) -> Tensor:
 
 def _normalise(x: Tensor) -> Tensor:
     # float16 has no EPSILON: a row of zeros would become 0 / 0
-    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1, eps=EPSILON).to(x.dtype)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    # the norm of a row of zeros has no second derivative, so it is not taken
+    zeros = (wide == 0).all(-1, keepdim=True)
+    norm = wide.masked_fill(zeros, 1.0).norm(dim=-1, keepdim=True).masked_fill(zeros, 0.0)
+    return (wide / norm.clamp_min(EPSILON)).to(x.dtype)
 
 
 def _scores(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:

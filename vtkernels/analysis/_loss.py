@@ -1,0 +1,190 @@
+"""The mean loss over a data set as a function of a model's weights: its value, its gradient, and products with its Hessian."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from vtkernels._core.check import fail
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+def plain_attention() -> Any:
+    """A context in which torch's own attention can be differentiated twice: its fused kernels cannot."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, without what distributed training or a compiler has put around it."""
+    while isinstance(model, nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model._orig_mod
+    return model
+
+
+def working_copy(model: nn.Module, dtype: torch.dtype, who: str) -> nn.Module:
+    """The model in eval mode and another precision, to be changed at will; the original keeps its weights, mode and gradients."""
+    model = unwrapped(model)
+    unfit = [name for name, value in model.named_parameters() if not value.isfinite().all()]
+    if unfit:
+        fail(who, "model", "have finite weights", f"NaN or infinity in {', '.join(unfit[:3])}", "did its training diverge?")
+    copied = copy.deepcopy(model).to(dtype).eval()
+    if hasattr(copied, "set_grad_checkpointing"):
+        copied.set_grad_checkpointing(False)
+    return copied
+
+
+class Loss:
+    """Mean loss of a model in eval mode over all samples of a loader, in float32 or wider whatever the model is in.
+
+    The loader is read once and its batches are kept. Where processes of torch.distributed each have their share of the data, sums go over all.
+
+    Args:
+        criterion: of logits and targets, averaging over samples.
+        only: patterns, or beginnings, of names of the parameters that are looked at; default all that are trained.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loader: Iterable[Any],
+        criterion: Criterion = F.cross_entropy,
+        *,
+        only: Sequence[str] = (),
+        dtype: torch.dtype = torch.float32,
+        who: str = "sharpness",
+    ):
+        self.who, self.criterion, self.dtype = who, criterion, dtype
+        trained = {name for name, value in unwrapped(model).named_parameters() if value.requires_grad}
+        self.model = working_copy(model, dtype, who)
+        named = dict(self.model.named_parameters())
+        self.names = [name for name in named if name in trained and chosen(name, only)]
+        if not self.names:
+            fail(who, "only", "name trained parameters of the model", list(only), f"those trained are {', '.join(sorted(trained)[:4]) or 'none'}")
+        for name, value in named.items():
+            value.requires_grad_(name in self.names)
+        self.parameters = [named[name] for name in self.names]
+        self.device = self.parameters[0].device
+        self.batches = [(images.to(self.device, dtype) if images.is_floating_point() else images.to(self.device), targets.to(self.device))
+                        for images, targets in loader if len(targets)]  # fmt: skip
+        self.count = int(self._summed(torch.tensor(float(sum(len(targets) for _, targets in self.batches)), dtype=torch.float64, device=self.device)))
+        if not self.count:
+            fail(who, "loader", "give at least one sample", "none", "is the split empty, or drop_last set?")
+
+    @property
+    def size(self) -> int:
+        """Numbers in the parameters looked at."""
+        return sum(value.numel() for value in self.parameters)
+
+    def value(self) -> float:
+        return self._mean(lambda loss: loss.detach().double())
+
+    def accuracy(self) -> float:
+        """Share of samples whose largest logit is that of their class."""
+        correct = torch.zeros((), dtype=torch.float64, device=self.device)
+        with torch.no_grad(), self._precise():
+            for images, targets in self.batches:
+                hard = targets if targets.dim() == 1 else targets.argmax(1)
+                correct += (self.model(images).argmax(1) == hard).sum()
+        return float(self._summed(correct)) / self.count
+
+    def gradient(self) -> Tensor:
+        """[size]"""
+        return self._mean(lambda loss: self._flat(torch.autograd.grad(loss, self.parameters, materialize_grads=True)), graph=True)
+
+    def product(self, vector: Tensor) -> Tensor:
+        """[size]: the Hessian times a vector, by differentiating the gradient's product with it."""
+        parts = self.split(vector.to(self.device, self.dtype))
+
+        def once(loss: Tensor) -> Tensor:
+            first = torch.autograd.grad(loss, self.parameters, create_graph=True, materialize_grads=True)
+            along = sum((grad * part).sum() for grad, part in zip(first, parts, strict=True))
+            if not along.requires_grad:
+                return torch.zeros_like(vector)
+            return self._flat(torch.autograd.grad(along, self.parameters, materialize_grads=True))
+
+        return self._mean(once, graph=True)
+
+    def along_own_gradient(self, radius: float) -> float:
+        """Mean over batches of how much each one's loss rises when the weights go `radius` along that batch's own gradient."""
+        rises = torch.zeros((), dtype=torch.float64, device=self.device)
+        for images, targets in self.batches:
+            with torch.enable_grad(), self._precise():
+                before = self._loss(images, targets)
+                step = self._flat(torch.autograd.grad(before, self.parameters, materialize_grads=True))
+            norm = step.norm()
+            with self.moved(step * (radius / norm) if norm > 0 else step), torch.no_grad(), self._precise():
+                rises += (self._loss(images, targets).double() - before.detach().double()) * len(targets)
+        return float(self._summed(rises)) / self.count
+
+    @contextmanager
+    def moved(self, step: Tensor) -> Iterator[None]:
+        """Weights plus `step` [size] inside; afterwards every bit is as it was."""
+        before = [value.detach().clone() for value in self.parameters]
+        try:
+            with torch.no_grad():
+                for value, part in zip(self.parameters, self.split(step), strict=True):
+                    value += part
+            yield
+        finally:
+            with torch.no_grad():
+                for value, old in zip(self.parameters, before, strict=True):
+                    value.copy_(old)
+
+    def split(self, vector: Tensor) -> list[Tensor]:
+        """A flat vector in the shapes of the parameters."""
+        parts = vector.split([value.numel() for value in self.parameters])
+        return [part.view_as(value) for part, value in zip(parts, self.parameters, strict=True)]
+
+    def drawn(self, seed: int, signs: bool = False) -> Tensor:
+        """[size] of independent normal numbers, or of signs; the same in every process and on every device."""
+        generator = torch.Generator().manual_seed(seed)
+        shape = (self.size,)
+        drawn = torch.randint(0, 2, shape, generator=generator) * 2 - 1 if signs else torch.randn(shape, generator=generator)
+        return drawn.to(self.device, self.dtype)
+
+    def _flat(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([part.detach().reshape(-1) for part in parts])
+
+    def _mean(self, of_loss: Callable[[Tensor], Tensor], graph: bool = False) -> Any:
+        """Average over samples of what `of_loss` makes of each batch's mean loss: a number, or a tensor."""
+        total: Tensor | None = None
+        for images, targets in self.batches:
+            with torch.set_grad_enabled(graph), self._precise():
+                part = of_loss(self._loss(images, targets)) * len(targets)
+            total = part if total is None else total.add_(part)
+        if total is None:
+            # this process has no sample, others do
+            total = torch.zeros(self.size, dtype=self.dtype, device=self.device) if graph else torch.zeros((), dtype=torch.float64, device=self.device)
+        total = self._summed(total) / self.count
+        if not total.isfinite().all():
+            fail(self.who, "the loss and its derivatives", "be finite", "NaN or infinity", "are there NaN among the images, or weights too large?")
+        return total if graph else float(total)
+
+    def _loss(self, images: Tensor, targets: Tensor) -> Tensor:
+        logits = self.model(images)
+        if logits.dim() == 2 and logits.shape[1] < 2:
+            fail(self.who, "model", "tell at least two classes apart", f"{logits.shape[1]} output", "the loss of one class is 0 everywhere")
+        return self.criterion(logits, targets)
+
+    @contextmanager
+    def _precise(self) -> Iterator[None]:
+        with torch.autocast(self.device.type, enabled=False), plain_attention():
+            yield
+
+    def _summed(self, value: Tensor) -> Tensor:
+        distributed = torch.distributed
+        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+            distributed.all_reduce(value)
+        return value
+
+
+def chosen(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a parameter's name fits one of the patterns, or begins with it; no pattern lets all pass."""
+    return not patterns or any(fnmatchcase(name, pattern) or name == pattern or name.startswith(pattern + ".") for pattern in patterns)

@@ -1,0 +1,285 @@
+"""Curvature of the loss at a model's weights, and the loss around them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from vtkernels._core.check import fail
+from vtkernels.analysis import style
+from vtkernels.analysis._loss import Criterion, Loss
+from vtkernels.analysis._progress import progress
+from vtkernels.analysis._result import Result
+from vtkernels.analysis._spectrum import Lanczos, PowerIteration, Ritz, density
+from vtkernels.analysis._subject import SubjectOptions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(SubjectOptions):
+    """Options of `vtkernels analyze sharpness`.
+
+    Attributes:
+        split: of the data set; curvature is that of the training loss.
+        samples: images that the loss is averaged over.
+        only: patterns or beginnings of names of the parameters that are looked at; default all.
+        blocks: patterns of groups of parameters, whose own largest eigenvalue is told.
+        eigenvalues: so many of largest modulus are found by power iteration.
+        power_steps: most products for each of them.
+        tolerance: relative change at which power iteration stops.
+        lanczos_steps: products of each Lanczos run.
+        probes: Lanczos runs, from different random vectors; more smoothen the density.
+        trace_samples: products that the trace is estimated from.
+        rho: radius of the ball of sharpness-aware minimisation.
+        draws: random steps of this length, in opposite pairs, that the average sharpness is taken over.
+    """
+
+    split: str = "train"
+    samples: int | None = 256
+    batch_size: int = 64
+    only: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
+    eigenvalues: int = 1
+    power_steps: int = 20
+    tolerance: float = 1e-3
+    lanczos_steps: int = 20
+    probes: int = 1
+    trace_samples: int = 4
+    rho: float = 0.05
+    draws: int = 5
+
+
+@dataclass
+class Sharpness(Result):
+    """What `sharpness` found.
+
+    Attributes:
+        loss, gradient_norm: at the weights themselves.
+        parameters, samples: numbers that were varied, and images.
+        power: eigenvalues of largest modulus by power iteration; `history` has the Rayleigh quotients on the way to each.
+        largest, smallest: extreme eigenvalues by Lanczos; some eigenvalue is no further from `largest` than `largest_error`.
+        ritz: (values, weights) of each Lanczos run.
+        trace, trace_error: Hutchinson's estimate, and its standard error.
+        average: how much the loss rises on average for steps of length `rho` in random directions.
+        maximum: how much it rises along the gradient; `per_batch` along each batch's own, as the optimizer sees it.
+        blocks: largest eigenvalue of each group of parameters.
+    """
+
+    name: ClassVar[str] = "sharpness"
+    parameters: int = 0
+    samples: int = 0
+    loss: float | None = None
+    gradient_norm: float | None = None
+    power: list[float] = field(default_factory=list)
+    history: list[list[float]] = field(default_factory=list)
+    largest: float | None = None
+    largest_error: float | None = None
+    smallest: float | None = None
+    ritz: list[dict[str, list[float]]] = field(default_factory=list)
+    trace: float | None = None
+    trace_error: float | None = None
+    rho: float = 0.05
+    average: float | None = None
+    maximum: float | None = None
+    per_batch: float | None = None
+    blocks: dict[str, float] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        told = {
+            "loss": self.loss,
+            "largest eigenvalue (Lanczos)": self.largest,
+            "largest in modulus (power iteration)": self.power[0] if self.power else None,
+            "smallest eigenvalue": self.smallest,
+            "trace": self.trace,
+            f"average rise within {self.rho:g}": self.average,
+            f"rise along the gradient by {self.rho:g}": self.maximum,
+            **{f"largest eigenvalue of {name}": value for name, value in self.blocks.items()},
+        }
+        lines = [f"{name:40} {value:.6g}" for name, value in told.items() if value is not None]
+        return "\n".join([super().summary(), f"{'parameters, images':40} {self.parameters}, {self.samples}", *lines])
+
+    def draw(self) -> dict[str, "Figure"]:
+        panels = [panel for panel, there in ((self._draw_density, self.ritz), (self._draw_power, self.history), (self._draw_blocks, self.blocks)) if there]
+        if not panels:
+            return {}
+        figure, axes = style.subplots(1, len(panels), squeeze=False)
+        for panel, one in zip(panels, axes[0], strict=True):
+            panel(one)
+        return {self.name: figure}
+
+    def _draw_density(self, axes: Any) -> None:
+        runs = [Ritz(*(torch.tensor(run[key], dtype=torch.float64) for key in ("values", "weights")), torch.empty(0)) for run in self.ritz]
+        points, values = density(runs)
+        axes.semilogy(points, values.clamp(min=1e-12), color=style.COLORS["blue"])
+        axes.set_ylim(bottom=max(float(values.max()) * 1e-9, 1e-12))
+        axes.axvline(self.largest, color=style.COLORS["vermillion"], linestyle="--", linewidth=1.2, label=f"largest: {self.largest:.4g}")
+        axes.set(xlabel="eigenvalue of the Hessian", ylabel="density", title="Spectrum")
+        axes.legend()
+
+    def _draw_power(self, axes: Any) -> None:
+        for index, quotients in enumerate(self.history):
+            color, marker = list(style.COLORS.values())[index % len(style.COLORS)], style.MARKERS[index % len(style.MARKERS)]
+            axes.plot(range(1, len(quotients) + 1), quotients, color=color, marker=marker, label=f"eigenvalue {index + 1}")
+        if self.largest is not None:
+            axes.axhline(self.largest, color=style.COLORS["black"], linestyle="--", linewidth=1.2, label="Lanczos: largest")
+        axes.set(xlabel="iteration", ylabel="Rayleigh quotient", title="Power iteration")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+
+    def _draw_blocks(self, axes: Any) -> None:
+        names = list(self.blocks)
+        axes.barh(range(len(names)), [self.blocks[name] for name in names], color=style.COLORS["green"])
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set(xlabel="largest eigenvalue", title="Groups of parameters")
+
+
+def sharpness(
+    model: nn.Module,
+    loader: Iterable[Any],
+    criterion: Criterion = F.cross_entropy,
+    *,
+    only: Sequence[str] = (),
+    blocks: Sequence[str] = (),
+    eigenvalues: int = 1,
+    power_steps: int = 100,
+    tolerance: float = 1e-3,
+    lanczos_steps: int = 100,
+    probes: int = 1,
+    trace_samples: int = 10,
+    rho: float = 0.05,
+    draws: int = 5,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Sharpness:
+    """Curvature of the mean loss over a loader, in eval mode; the arguments are those of `Options`. The model is left alone.
+
+    Curvature in single precision wants a thousand samples, says experience; more precise is `dtype=torch.float64`.
+    """
+    for name, number in {"power_steps": power_steps, "lanczos_steps": lanczos_steps, "probes": probes}.items():
+        if number < 1:
+            fail("sharpness", name, "be at least 1", number)
+    if not rho > 0:
+        fail("sharpness", "rho", "be positive", rho, "SAM's default is 0.05")
+    loss = Loss(model, loader, criterion, only=only, dtype=dtype)
+    found = Sharpness(parameters=loss.size, samples=loss.count, rho=rho)
+    stages = (
+        lambda: _extremes(found, loss, lanczos_steps, probes, seed),
+        lambda: _power(found, loss, eigenvalues, power_steps, tolerance, seed),
+        lambda: _trace(found, loss, trace_samples, seed),
+        lambda: _ball(found, loss, rho, draws, seed),
+        *(lambda pattern=pattern: _block(found, model, loss, criterion, pattern, lanczos_steps, seed) for pattern in blocks),
+    )
+    # the caller's autocast would round the products of Lanczos' basis
+    with torch.autocast(loss.device.type, enabled=False):
+        # Ctrl-C ends the stage it happens in, and with it the rest
+        found.complete = all(stage() for stage in stages)
+    return found
+
+
+def _extremes(found: Sharpness, loss: Loss, steps: int, probes: int, seed: int) -> bool:
+    """Extreme eigenvalues and the density; what `found` holds is right after each step."""
+    with progress("sharpness: Lanczos", steps * probes) as bar:
+        found.loss = loss.value()
+        found.gradient_norm = float(loss.gradient().norm())
+        for probe in range(probes):
+            run = Lanczos(loss.product, loss.drawn(seed + probe), steps)
+            found.ritz.append({"values": [], "weights": []})
+            more = True
+            while more:
+                more = run.step()
+                ritz = run.ritz()
+                found.ritz[-1] = {"values": ritz.values.tolist(), "weights": ritz.weights.tolist()}
+                if probe == 0 or ritz.values[-1] >= found.largest:
+                    found.largest, found.largest_error = float(ritz.values[-1]), float(ritz.bounds[-1])
+                if probe == 0 or ritz.values[0] <= found.smallest:
+                    found.smallest = float(ritz.values[0])
+                bar.advance(f"largest {found.largest:.4g}")
+    found.ritz = [run for run in found.ritz if run["values"]]
+    return not bar.interrupted
+
+
+def _power(found: Sharpness, loss: Loss, eigenvalues: int, steps: int, tolerance: float, seed: int) -> bool:
+    iteration = PowerIteration(loss.product, steps, tolerance)
+    found.power, found.history = iteration.values, iteration.history
+    with progress("sharpness: power iteration") as bar:
+        for index in range(min(eigenvalues, loss.size)):
+            iteration.begin(loss.drawn(seed + 1000 + index))
+            while iteration.step():
+                bar.advance(f"{found.history[-1][-1]:.4g}")
+    found.history = [quotients for quotients in found.history if quotients]
+    return not bar.interrupted
+
+
+def _trace(found: Sharpness, loss: Loss, samples: int, seed: int) -> bool:
+    """Hutchinson's estimate: the mean of v H v over vectors v of random signs."""
+    estimates: list[float] = []
+    with progress("sharpness: trace", samples) as bar:
+        for index in range(samples):
+            vector = loss.drawn(seed + 2000 + index, signs=True)
+            estimates.append(float(torch.dot(loss.product(vector), vector)))
+            bar.advance()
+    if estimates:
+        values = torch.tensor(estimates, dtype=torch.float64)
+        found.trace = float(values.mean())
+        found.trace_error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
+    return not bar.interrupted
+
+
+def _ball(found: Sharpness, loss: Loss, rho: float, draws: int, seed: int) -> bool:
+    """The loss on and in the ball of radius rho around the weights."""
+    with progress("sharpness: ball", draws + 1) as bar:
+        gradient = loss.gradient()
+        found.maximum = rise(loss, gradient * (rho / max(float(gradient.norm()), 1e-12)))
+        found.per_batch = loss.along_own_gradient(rho)
+        bar.advance()
+        rises: list[float] = []
+        for index in range(draws):
+            direction = loss.drawn(seed + 3000 + index)
+            step = direction * (rho / direction.norm())
+            # opposite steps: the slope cancels, curvature remains
+            rises.append(0.5 * (rise(loss, step) + rise(loss, -step)))
+            found.average = sum(rises) / len(rises)
+            bar.advance()
+    return not bar.interrupted
+
+
+def rise(loss: Loss, step: torch.Tensor) -> float:
+    """How much higher the loss is a step away."""
+    before = loss.value()
+    with loss.moved(step):
+        return loss.value() - before
+
+
+def _block(found: Sharpness, model: nn.Module, whole: Loss, criterion: Criterion, pattern: str, steps: int, seed: int) -> bool:
+    loss = Loss(model, whole.batches, criterion, only=[pattern], dtype=whole.dtype)
+    run = Lanczos(loss.product, loss.drawn(seed), steps)
+    with progress(f"sharpness: {pattern}", steps) as bar:
+        more = True
+        while more:
+            more = run.step()
+            found.blocks[pattern] = float(run.ritz().values[-1])
+            bar.advance(f"{found.blocks[pattern]:.4g}")
+    return not bar.interrupted
+
+
+def noisy_loss(loss: Loss, sigma: float, draws: int = 100, seed: int = 0) -> float:
+    """Expected flatness: the mean loss under normal noise of deviation `sigma` on every weight, from opposite pairs of draws."""
+    total = 0.0
+    for index in range(draws):
+        step = sigma * loss.drawn(seed + index)
+        for one in (step, -step):
+            with loss.moved(one):
+                total += loss.value()
+    return total / (2 * draws)
+
+
+def run(options: Options) -> Sharpness:
+    subject = options.load()
+    names = ("only", "blocks", "eigenvalues", "power_steps", "tolerance", "lanczos_steps", "probes", "trace_samples", "rho", "draws", "seed")
+    return sharpness(subject.model, subject.loader, **{name: getattr(options, name) for name in names})

@@ -313,7 +313,7 @@ def run(options: Options) -> ActiveLearningResult:
 class SmallNet(nn.Module):
     """Two convolutions, dropout, a hidden layer, dropout, the classifier: what BALD's dropout passes need, and little to train."""
 
-    def __init__(self, channels: int, classes: int, width: int = 32):
+    def __init__(self, channels: int, classes: int, width: int = 16):
         super().__init__()
         self.trunk = nn.Sequential(
             nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d(4), nn.Dropout(0.25)

@@ -29,9 +29,13 @@ NATIVE := build/native/.built
 WORKERS ?= $(shell nproc)
 PARALLEL := $(if $(READY),-n $(WORKERS) --dist worksteal)
 
-.PHONY: demo test bench check gpu-check gpu-bench clean
+.PHONY: demo demo-attention test bench check gpu-check gpu-bench clean
 
 demo: $(NATIVE)
+	$(PY) examples/demo.py
+
+# the attention kernels alone, with a plot
+demo-attention: $(NATIVE)
 	$(PY) benchmarks/attn.py --demo
 
 test: $(NATIVE)

@@ -46,9 +46,7 @@ class Model:
 
         self.check()
         try:
-            return models.create_model(
-                self.name, num_classes=num_classes, img_size=size, drop_path=self.drop_path, checkpoint=self.checkpoint, **self.options
-            )
+            return models.create_model(self.name, num_classes=num_classes, img_size=size, drop_path=self.drop_path, checkpoint=self.checkpoint, **self.options)
         except TypeError as error:
             refuse("model.options", f"be fields of {self.name}", self.options, str(error))
         except ValueError as error:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vtkernels.recipes._build import check, updates_per_epoch
+from vtkernels.recipes._build import check, check_size, updates_per_epoch
 from vtkernels.recipes._errors import RecipeError, refuse
 from vtkernels.recipes._recipe import Recipe
 from vtkernels.recipes._task import Given
@@ -65,6 +65,7 @@ def plan(recipe: Recipe, world: int = 1) -> str:
 def task_without_memory(recipe: Recipe, classes: int) -> "Task":
     with torch.device("meta"):
         model = recipe.model.build(recipe.data.size, classes)
+        check_size(recipe, model)
         return recipe.task.build(Given(model, classes, recipe.mix is not None, recipe.augment.views))
 
 

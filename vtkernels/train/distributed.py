@@ -79,7 +79,7 @@ def prepare(task: nn.Module, settings: Settings, device: torch.device | None = N
     sharded = is_sharded(task)
     if not sharded:
         task.to(device or this_device())
-    if wants_channels_last(task.model, settings) and not sharded:
+    if wants_channels_last(task.model, settings):
         task.to(memory_format=torch.channels_last)
     if settings.grad_checkpointing:
         task.model.set_grad_checkpointing(True)
@@ -107,6 +107,13 @@ def shard(task: Task) -> Task:
     return task
 
 
+def reshard(task: nn.Module) -> None:
+    """After a forward without a backward: the outermost weights would stay gathered, and what is then done to the shards would be overlooked."""
+    for module in task.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()
+
+
 def blocks(model: nn.Module) -> list[nn.Module]:
     """The parts of a trunk that repeat, and are called as modules: those whose names end in a number."""
     if not isinstance(model, Model):
@@ -124,7 +131,9 @@ def bare(module: nn.Module) -> Task:
 
 
 def wants_channels_last(model: nn.Module, settings: Settings) -> bool:
-    """Whether convolutions do the work: attention and token mixers have their channels last anyway."""
+    """Whether convolutions do the work: attention and token mixers have their channels last anyway. Shards know no such layout."""
+    if settings.parallel == "fsdp2":
+        return False
     if settings.channels_last != "auto":
         return bool(settings.channels_last)
     convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())

@@ -95,16 +95,15 @@ class RunFolder:
         failure = None
         try:
             write()
-        except (OSError, torch.distributed.checkpoint.CheckpointException) as error:
+        except OSError as error:
             failure = _as_checkpoint_error(error, self.last)
         _all_agree(failure, self.how_to_resume())
 
 
-def _as_checkpoint_error(error: Exception, path: Path) -> CheckpointError:
+def _as_checkpoint_error(error: OSError, path: Path) -> CheckpointError:
     if isinstance(error, CheckpointError):
         return error
-    number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
-    found = CheckpointError(number, f"{path} could not be written ({error})")
+    found = CheckpointError(error.errno or errno.EIO, f"{path} could not be written ({error})")
     found.__cause__ = error
     return found
 

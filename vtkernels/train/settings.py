@@ -4,9 +4,13 @@ from dataclasses import dataclass
 
 from vtkernels._core import check
 
-PRECISIONS = ("float32", "bfloat16", "float16")
-CLIPPING = ("norm", "value", "adaptive")
-PARALLEL = ("auto", "ddp", "fsdp2", "none")
+CHOICES = {
+    "precision": ("float32", "bfloat16", "float16"),
+    "clip_mode": ("norm", "value", "adaptive"),
+    "channels_last": (True, False, "auto"),
+    "monitor_mode": ("max", "min"),
+    "parallel": ("auto", "ddp", "fsdp2", "none"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +71,7 @@ class Settings:
     find_unused: bool = False
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("precision", PRECISIONS),
-            ("parallel", PARALLEL),
-            ("clip_mode", CLIPPING),
-            ("monitor_mode", ("max", "min")),
-            ("channels_last", (True, False, "auto")),
-        ):
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 check.fail("Settings", name, f"be one of {', '.join(map(str, allowed))}", repr(getattr(self, name)))
         for name in ("epochs", "accumulate", "log_every", "eval_every"):
@@ -86,3 +84,5 @@ class Settings:
             check.fail("Settings", "ema_decay", "lie in [0, 1), or be None", self.ema_decay, "0.9999 is usual")
         if not 0 < self.step_back_factor < 1:
             check.fail("Settings", "step_back_factor", "lie between 0 and 1", self.step_back_factor)
+        if self.parallel == "fsdp2" and self.channels_last is True:
+            check.fail("Settings", "channels_last", "be False or 'auto' with parallel='fsdp2'", True, "torch shards contiguous weights only")

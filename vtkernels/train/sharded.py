@@ -18,22 +18,29 @@ _MARK = "__sharded__"
 
 def write(state: dict[str, Any], folder: Path, main: bool) -> None:
     """Called in all processes; `folder` is there."""
+    from torch.distributed.checkpoint import CheckpointException, save
+
     tensors: dict[str, Tensor] = {}
     rest = _without_tensors(state, tensors, "")
-    torch.distributed.checkpoint.save(tensors, checkpoint_id=folder)
+    try:
+        save(tensors, checkpoint_id=folder)
+    except CheckpointException as error:
+        raise CheckpointError(errno.EIO, f"{folder} could not be written ({error})") from error
     if main:
         checkpoint.write(rest, folder / REST)
 
 
 def read(folder: Path, like: nn.Module) -> dict[str, Any]:
     """Called in all processes; `like` is sharded over them."""
+    from torch.distributed.checkpoint import CheckpointException, load
+
     rest = checkpoint.read(folder / REST)
     mesh = next(param.device_mesh for param in like.parameters() if is_sharded(param))
     tensors: dict[str, Tensor] = {}
     _allocate(rest, tensors, mesh)
     try:
-        torch.distributed.checkpoint.load(tensors, checkpoint_id=folder)
-    except (torch.distributed.checkpoint.CheckpointException, RuntimeError, OSError, ValueError) as error:
+        load(tensors, checkpoint_id=folder)
+    except (CheckpointException, RuntimeError, OSError, ValueError) as error:
         raise CheckpointError(errno.EIO, f"checkpoint {folder} is damaged ({error})") from error
     return _with_tensors(rest, tensors)
 

@@ -20,6 +20,7 @@ class Progress:
 
     Attributes:
         update: updates made. epoch: epochs over. in_epoch: updates of the epoch under way. images: samples of it.
+        all_read: its last batch was an incomplete group: the loader has gone on to the next epoch already.
         lr_factor: what steps back have left of the learning rate. steps_back: how many there were.
     """
 
@@ -27,6 +28,7 @@ class Progress:
     epoch: int = 0
     in_epoch: int = 0
     images: int = 0
+    all_read: bool = False
     lr_factor: float = 1.0
     steps_back: int = 0
 

@@ -144,7 +144,7 @@ class Trainer:
 
     def _epoch_or_back(self) -> None:
         try:
-            self._epoch()
+            self.run_epoch()
         except NonFiniteLoss as error:
             self._step_back(error)
         except RuntimeError as error:
@@ -156,12 +156,14 @@ class Trainer:
             hint = "was it killed for want of memory? Fewer workers or smaller batches need less"
             raise LoaderDied(f"a worker of the loader died in epoch {self.progress.epoch} ({error}); {hint}. {self._how_to_resume()}") from error
 
-    def _epoch(self) -> None:
+    def run_epoch(self) -> None:
+        """One epoch, from where it stands, with what follows it; `fit` does so until the end."""
         self.module.train()
-        self.train_loader.set_epoch(self.progress.epoch)
         self.reporter.begin_epoch(self.progress.images)
-        for batches in self._groups():
-            self._make_update(batches)
+        if not self.progress.all_read:
+            self.train_loader.set_epoch(self.progress.epoch)
+            for batches in self._groups():
+                self._make_update(batches)
         try:
             self._end_epoch()
         except StopValidation:
@@ -191,7 +193,8 @@ class Trainer:
             progress.update += 1
             progress.in_epoch += 1
             progress.images += result.images
-            self.loss_sum += result.loss.double() * result.images
+            progress.all_read = len(batches) < settings.accumulate
+            self.loss_sum.add_(result.loss, alpha=result.images)
             self.loader_state = self.train_loader.state_dict()
             self._between_updates = True
         by_updates = settings.save_every_updates is not None and progress.update % settings.save_every_updates == 0
@@ -203,7 +206,8 @@ class Trainer:
     def _look_up(self, result: Result | None, epoch: float, save: bool) -> None:
         """Between two updates: tell, stop and save, all processes alike."""
         minutes = self.settings.save_every_minutes
-        asked, save = self._signals.asked, save or (minutes is not None and time.monotonic() - self._saved_at > 60 * minutes)
+        asked = self._signals.asked
+        save = save or (minutes is not None and time.monotonic() - self._saved_at > 60 * minutes)
         if result is not None:
             images = self.reporter.new_images(self.progress.images)
             loss, loss_sum, images, signals, saves = distributed.totals([result.loss, self.loss_sum, images, asked, save], self.device)
@@ -211,6 +215,8 @@ class Trainer:
             if not math.isfinite(loss_sum):
                 raise NonFiniteLoss(f"the loss is {loss}" if not math.isfinite(loss) else "a loss since the last record was not finite")
             self.reporter.step(self.progress.update, epoch, loss / self.world, float(self.optimizer.param_groups[0]["lr"]), images, result)
+        if self.world == 1:
+            asked = self._signals.asked
         if asked:
             self._save_and_leave(asked)
         if save:
@@ -218,7 +224,11 @@ class Trainer:
 
     def _save_and_leave(self, signum: int) -> None:
         self.save()
-        raise Interrupted(signum, f"stopped by {NAMES[signum]} after update {self.progress.update}. {self._how_to_resume()}")
+        told = Interrupted(signum, f"stopped by {NAMES[signum]} after update {self.progress.update}. {self._how_to_resume()}")
+        if self.is_main:
+            # uncaught, it would end the process without a word
+            log.warning("%s", told)
+        raise told
 
     def _end_epoch(self) -> None:
         progress, settings = self.progress, self.settings
@@ -230,7 +240,7 @@ class Trainer:
             with self.reporter.during("valid"):
                 self._validate(record)
             self._judge(record)
-        progress.epoch, progress.in_epoch, progress.images = record.epoch, 0, 0
+        progress.epoch, progress.in_epoch, progress.images, progress.all_read = record.epoch, 0, 0, False
         self.loss_sum.zero_()
         self.train_loader.set_epoch(progress.epoch)
         self.loader_state = self.train_loader.state_dict()

@@ -32,6 +32,7 @@ def validate(task: Task, loader: Iterable, precision: Precision, device: torch.d
         for name, (value, count) in found.items() if counted else ():
             sums[name] = sums.get(name, 0.0) + value.double()
             counts[name] = counts.get(name, 0) + count
+    distributed.reshard(task)
     parts = distributed.gathered({name: (float(value), counts[name]) for name, value in sums.items()})
     names = dict.fromkeys(name for part in parts for name in part)
     totals = {name: [sum(column) for column in zip(*(part[name] for part in parts if name in part), strict=True)] for name in names}

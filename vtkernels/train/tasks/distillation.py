@@ -61,7 +61,8 @@ class DistillationTask(WrappingTask):
             return F.cross_entropy(student, teacher.argmax(1))
         tau = self.temperature
         logs = F.log_softmax(student / tau, 1), F.log_softmax(teacher / tau, 1)
-        return F.kl_div(*logs, reduction="batchmean" if self.mean == "samples" else "mean", log_target=True) * tau**2
+        count = len(student) if self.mean == "samples" else student.numel()
+        return F.kl_div(*logs, reduction="sum", log_target=True) * (tau**2 / count)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DistillationTask":
         # the teacher goes where the student goes

@@ -6,7 +6,15 @@ from optional import peer
 from torch import nn
 
 import vtkernels as vt
-from vtkernels.optim import create_optimizer, head_parameters, layer_scales, param_groups, swin_simmim_layers
+from vtkernels.optim import (
+    create_optimizer,
+    decoupled_weight_decay,
+    head_parameters,
+    layer_scales,
+    normalized_weight_decay,
+    param_groups,
+    swin_simmim_layers,
+)
 
 SWIN = {"depths": (2, 2), "width": 16, "heads": (2, 4), "num_classes": 5}
 
@@ -137,6 +145,16 @@ def test_head_parameters():
     task = Task(swin())
     assert head_parameters(task) == {id(param) for param in task.model.head.parameters()}
     assert head_parameters(nn.Linear(2, 2)) == set()
+
+
+def test_weight_decay_of_other_conventions():
+    # big_vision: 0.001 beside a rate of 0.003
+    assert decoupled_weight_decay(1e-3, 3e-3) == pytest.approx(1 / 3)
+    assert normalized_weight_decay(0.05, batch_size=128, samples=50_000, epochs=100) == pytest.approx(0.05 * (128 / 5e6) ** 0.5)
+    with pytest.raises(ValueError, match="lr must be positive, got 0"):
+        decoupled_weight_decay(1e-3, 0)
+    with pytest.raises(ValueError, match="be positive, got .128, 0, 100."):
+        normalized_weight_decay(0.05, batch_size=128, samples=0, epochs=100)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def test_a_full_disk_costs_the_log_only(tmp_path, caplog):
 
     observer = JsonLines(tmp_path)
     observer.on_start(at(0))
+    observer.close()
     observer._file = Full()
     with caplog.at_level(logging.WARNING, "vtkernels"):
         observer.on_step(step_record(1))
@@ -112,7 +113,7 @@ def test_lines_without_a_terminal():
     trainer_of(None, [Progress(stream, every=0.0)], ema_decay=0.5, patience=5).fit()
     lines = stream.getvalue().splitlines()
     assert re.fullmatch(r"CifarResNet, 0.0\d M parameters, 6 updates on cpu", lines[0])
-    assert re.fullmatch(r"epoch 1/2, update 1/6: loss [\d.]+  lr 5.00e-02  [\d.,]+ images/s  [\d.]+ [GM]B  [\d.]+ s left", lines[1])
+    assert re.fullmatch(r"epoch 1/2, update 1/6: loss [\d.]+  [\d.]+ s left  [\d.,]+ images/s  lr 5.00e-02  [\d.]+ [GM]B", lines[1])
     assert re.match(r"epoch 1/2: loss [\d.]+  valid loss [\d.]+  valid top1 [\d.]+ %  ema loss [\d.]+  ema top1 [\d.]+ %  [\d.]+ s  best so far", lines[4])
     assert re.match(r"trained in [\d.]+ s; best top1 [\d.]+ % in epoch [12]", lines[-1])
     assert "\x1b" not in stream.getvalue()
@@ -138,7 +139,7 @@ def test_a_terminal_gets_a_live_line(monkeypatch):
     trainer_of(None, [progress]).fit()
     text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", stream.getvalue())
     assert "epoch 2/2" in text
-    assert re.search(r"loss [\d.]+  top1 [\d.]+ %  lr 5.00e-02  [\d.,]+ images/s", text)
+    assert re.search(r"loss [\d.]+  top1 [\d.]+ %  [\d.]+ s left  [\d.,]+ images/s  lr 5.00e-02", text)
     assert "trained in" in text
     assert progress._live is None
 

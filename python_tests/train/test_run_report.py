@@ -20,7 +20,7 @@ from vtkernels.train.observers.curves import MOST_POINTS, draw_curves, thinned
 from vtkernels.train.observers.findings import Example, as_pictures, attention_or_maps, look
 from vtkernels.train.observers.pictures import draw_confusion, draw_examples, draw_maps
 from vtkernels.train.observers.surroundings import surroundings
-from vtkernels.train.records import EpochRecord
+from vtkernels.train.records import EpochRecord, StepRecord
 
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
@@ -28,8 +28,14 @@ Image = pytest.importorskip("PIL.Image")
 
 def is_drawn(source) -> bool:
     """Whether there is more on a picture than paper."""
-    darkness = 255 - torch.frombuffer(bytearray(Image.open(source).convert("L").tobytes()), dtype=torch.uint8).float()
+    with Image.open(source) as image:
+        darkness = 255 - torch.frombuffer(bytearray(image.convert("L").tobytes()), dtype=torch.uint8).float()
     return (darkness > 40).float().mean() > 0.005
+
+
+def longest_edge(path) -> int:
+    with Image.open(path) as image:
+        return max(image.size)
 
 
 def sections(page: str) -> dict[str, str]:
@@ -44,7 +50,7 @@ def test_a_page_of_its_own(tmp_path):
     assert re.findall(r'(?:src|href)="(?!data:|#)', page) == []
     assert "url(" not in page
     found = sections(page)
-    assert list(found) == ["Curves", "Epochs", "Confusions", "Worst-examples", "Attention", "Time", "Recipe", "Versions"]
+    assert list(found) == ["Curves", "Epochs", "Confusions", "Worst-examples", "Attention-and-features", "Time", "Recipe", "Versions"]
     assert not any("Left out" in text for text in found.values())
     pictures = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page)
     assert len(pictures) == len(list((folder / "plots").glob("*.png"))) == 9
@@ -82,8 +88,8 @@ def test_what_cannot_be_made_is_left_out_with_the_reason(tmp_path, caplog):
     foreign = nn.Sequential(nn.Flatten(), nn.Linear(16 * 12, 3))
     trainer_of(tmp_path, [Report(tmp_path)], model=foreign, epochs=1).fit()
     found = sections((tmp_path / "report.html").read_text())
-    assert found["Attention"].count("Left out: Sequential is no model of vtkernels.create_model.") == 1
-    assert [name for name, text in found.items() if "Left out" in text] == ["Attention"]
+    assert found["Attention-and-features"].count("Left out: Sequential is no model of vtkernels.create_model.") == 1
+    assert [name for name, text in found.items() if "Left out" in text] == ["Attention-and-features"]
     assert "a part of the report is left out" in caplog.text
 
 
@@ -151,6 +157,15 @@ def test_what_has_no_classes_is_refused():
 def test_soft_targets_count_by_their_largest():
     batches = [(torch.rand(4, 1, 16, 12), torch.eye(3)[[2, 0, 1, 1]])]
     assert look(trainer_of(None, []), batches).labels.tolist() == [2, 0, 1, 1]
+    several = [(images, targets.bool()) for images, targets in batches]
+    assert look(trainer_of(None, []), several).labels.tolist() == [2, 0, 1, 1]
+
+
+def test_images_of_no_class_are_left_out():
+    batches = [(torch.rand(2, 1, 16, 12), torch.tensor([-1, -1])), (torch.rand(3, 1, 16, 12), torch.tensor([-1, 2, 0]))]
+    findings = look(trainer_of(None, []), batches)
+    assert findings.labels.tolist() == [2, 0]
+    assert len(findings.samples) == len(findings.worst) == 2
 
 
 def test_pictures_show_the_pixels():
@@ -196,7 +211,7 @@ def test_confusions_of_few_and_many_classes(count, tmp_path):
     told = draw_confusion(confusion, [f"a class with the number {i}" for i in range(count)], tmp_path / "confusion.png")
     assert is_drawn(tmp_path / "confusion.png")
     assert ("the 2 most frequent confusions" in told) == (count == 1000)
-    assert max(Image.open(tmp_path / "confusion.png").size) < 3000
+    assert longest_edge(tmp_path / "confusion.png") < 3000
 
 
 def test_many_classes_without_a_mistake(tmp_path):
@@ -208,7 +223,7 @@ def test_many_classes_without_a_mistake(tmp_path):
 def test_examples_of_any_shape(shape, tmp_path):
     draw_examples([Example(torch.rand(shape), 0, 1, 0.9, 3.2)] * 6, ["a very long name of a class indeed", "b"], tmp_path / "worst.png")
     assert is_drawn(tmp_path / "worst.png")
-    assert max(Image.open(tmp_path / "worst.png").size) < 3000
+    assert longest_edge(tmp_path / "worst.png") < 3000
 
 
 def test_curves_need_no_complete_records(tmp_path):
@@ -225,6 +240,15 @@ def test_long_runs_are_thinned():
     assert sum(y for _, y in fewer) / len(fewer) == pytest.approx(0.5, abs=1e-2)
     assert thinned(points[:7]) == points[:7]
     assert thinned([]) == []
+
+
+def test_of_long_runs_some_steps_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("vtkernels.train.observers.report.MOST_STEPS", 10)
+    report = Report(tmp_path)
+    for step in range(100):
+        report.on_step(StepRecord(step=step, epoch=step / 10, loss=1.0, lr=0.1, images_per_second=1.0, memory=1))
+    kept = [step["step"] for step in report.steps]
+    assert kept == list(range(0, 100, 16))
 
 
 def test_surroundings():

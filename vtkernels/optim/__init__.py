@@ -8,7 +8,7 @@ from vtkernels.optim.ema import Ema
 from vtkernels.optim.esam import ESAM
 from vtkernels.optim.factory import create_optimizer, optimizer_class
 from vtkernels.optim.friendly import FriendlySAM
-from vtkernels.optim.groups import head_parameters, layer_scales, param_groups, swin_simmim_layers
+from vtkernels.optim.groups import decoupled_weight_decay, head_parameters, layer_scales, normalized_weight_decay, param_groups, swin_simmim_layers
 from vtkernels.optim.gsam import GSAM
 from vtkernels.optim.lamb import LAMB
 from vtkernels.optim.looksam import LookSAM
@@ -34,10 +34,12 @@ __all__ = [
     "clip_grad_norm_",
     "clip_grad_value_",
     "create_optimizer",
+    "decoupled_weight_decay",
     "head_parameters",
     "layer_scales",
     "linear_scaled",
     "m_sharpness_passes",
+    "normalized_weight_decay",
     "optimizer_class",
     "param_groups",
     "schedules",

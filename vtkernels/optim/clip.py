@@ -53,7 +53,7 @@ def clip_grad_adaptive_(params: Iterable[Tensor], limit: float = 0.01, *, eps: f
     for param in params:
         if param.grad is None or id(param) in left_out or not param.numel():
             continue
-        longest = _unit_norms(param).clamp_(min=eps).mul_(limit)
+        longest = limit * _unit_norms(param).clamp(min=eps)
         norms = _unit_norms(param.grad)
         # a norm that is not finite is left for the scaler to find
         scale = torch.where(norms < longest, 1.0, longest / norms.clamp(min=1e-6))

@@ -1,5 +1,6 @@
 """Parameter groups: what is decayed, and how fast each layer learns."""
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -67,6 +68,23 @@ def param_groups(
 def layer_scales(num_layers: int, decay: float, min_scale: float = 0.0) -> list[float]:
     """Factors of the learning rate from the embeddings to the head, which has 1."""
     return [max(min_scale, decay ** (num_layers - 1 - layer)) for layer in range(num_layers)]
+
+
+def decoupled_weight_decay(weight_decay: float, lr: float) -> float:
+    """For torch's AdamW and our SGDW, which multiply by the learning rate: the decay of codes that multiply by the schedule alone.
+
+    These are Loshchilov and Hutter's and big_vision's; `lr` is the base rate.
+    """
+    if not lr > 0:
+        check.fail("decoupled_weight_decay", "lr", "be positive", lr)
+    return weight_decay / lr
+
+
+def normalized_weight_decay(weight_decay: float, *, batch_size: int, samples: int, epochs: float) -> float:
+    """The decay for a run of this length, from one that suits runs of any (Loshchilov and Hutter): times sqrt(batch / (samples * epochs))."""
+    if min(batch_size, samples, epochs) <= 0:
+        check.fail("normalized_weight_decay", "batch_size, samples and epochs", "be positive", (batch_size, samples, epochs))
+    return weight_decay * math.sqrt(batch_size / (samples * epochs))
 
 
 def swin_simmim_layers(model: nn.Module) -> Layers:

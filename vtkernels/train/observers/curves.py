@@ -12,7 +12,7 @@ from vtkernels.train.records import EpochRecord
 Points = list[tuple[float, float]]
 # a line of more points than pixels says no more
 MOST_POINTS = 1500
-# the same measure has the same colour and dash in every plot
+# the same measure has the same colour in every plot
 LOOKS = {"train": BLUE, "valid": VERMILION, "ema": GREEN}
 ACTIVITIES = {"compute": BLUE, "data": ORANGE, "valid": GREEN, "save": PURPLE}
 
@@ -35,6 +35,8 @@ def draw_curves(steps: Sequence[dict[str, Any]], epochs: Sequence[EpochRecord], 
 def loss_curves(steps: Sequence[dict[str, Any]], epochs: Sequence[EpochRecord], path: Path) -> bool:
     single = thinned(_of_steps(steps, "loss"))
     curves = {name: _of_epochs(epochs, name, "loss") for name in LOOKS}
+    # the mean of an epoch belongs to its middle, what was evaluated after it to its end
+    curves["train"] = [(t - 0.5, y) for t, y in curves["train"]]
     if not single and not any(curves.values()):
         return False
     with figure(path) as drawn:
@@ -42,7 +44,7 @@ def loss_curves(steps: Sequence[dict[str, Any]], epochs: Sequence[EpochRecord], 
         if single:
             axes.plot(*zip(*single, strict=True), color=SKY, linewidth=0.9, alpha=0.8, label="train, single updates")
         _plot(axes, {"train": "train, mean of the epoch", "valid": "validation", "ema": "validation, averaged weights"}, curves)
-        axes.set(xlabel="epoch", ylabel="loss")
+        _label(axes, "loss")
         _legend(axes)
     return True
 
@@ -62,7 +64,7 @@ def accuracy_curves(epochs: Sequence[EpochRecord], path: Path) -> bool:
         best = [record.epoch for record in epochs if record.best]
         if best:
             axes.axvline(best[-1], color=GREY, linewidth=1, linestyle="--", label=f"best epoch: {best[-1]}")
-        axes.set(xlabel="epoch", ylabel="accuracy in %")
+        _label(axes, "accuracy in %")
         _legend(axes)
     return True
 
@@ -78,7 +80,7 @@ def part_curves(steps: Sequence[dict[str, Any]], path: Path) -> bool:
         axes = drawn.subplots()
         for colour, (name, points) in zip(SERIES * len(curves), curves.items(), strict=False):
             axes.plot(*zip(*points, strict=True), color=colour, label=name, linewidth=1.2, **_marks(points))
-        axes.set(xlabel="epoch", ylabel="logged by the task")
+        _label(axes, "logged by the task")
         _legend(axes)
     return True
 
@@ -91,14 +93,16 @@ def timing_bars(epochs: Sequence[EpochRecord], path: Path) -> bool:
         axes = drawn.subplots()
         places, bottom = [record.epoch for record in records], [0.0] * len(records)
         whole = sum(sum(record.seconds.values()) for record in records) or 1.0
+        # gaps narrower than a pixel would make stripes
+        width = 0.85 if len(records) <= 50 else 1.0
         for name, colour in ACTIVITIES.items():
             seconds = [record.seconds.get(name, 0.0) for record in records]
             if any(seconds):
                 label = f"{name}: {100 * sum(seconds) / whole:.1f} %"
-                axes.bar(places, seconds, 0.85, bottom, color=colour, label=label)
+                axes.bar(places, seconds, width, bottom, color=colour, label=label)
                 bottom = [low + more for low, more in zip(bottom, seconds, strict=True)]
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set(xlabel="epoch", ylabel="seconds", ylim=(0, max(bottom) * 1.2 or 1.0))
+        axes.set(xlim=(places[0] - 0.6, places[-1] + 0.6), ylim=(0, max(bottom) * 1.2 or 1.0))
+        _label(axes, "seconds")
         axes.grid(axis="x", visible=False)
         axes.legend(ncols=4, loc="upper left")
     return True
@@ -110,8 +114,9 @@ def line(points: Points, label: str, path: Path, *, log: bool = False, from_zero
         return False
     with figure(path, height=2.6) as drawn:
         axes = drawn.subplots()
-        axes.plot(*zip(*points, strict=True), color=BLUE, **_marks(points))
-        axes.set(xlabel="epoch", ylabel=label)
+        axes.plot(*zip(*points, strict=True), color=BLUE, linewidth=1.2, **_marks(points))
+        _label(axes, label)
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 5))
         if log and max(y for _, y in points) > 30 * min(y for _, y in points):
             axes.set_yscale("log")
         elif from_zero:
@@ -135,6 +140,13 @@ def _plot(axes: Any, labels: dict[str, str], curves: dict[str, Points]) -> None:
 def _marks(points: Points) -> dict[str, Any]:
     """Of few points, each is to be seen: a line through a single one would show nothing."""
     return {"marker": "o"} if len(points) <= 30 else {}
+
+
+def _label(axes: Any, what: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set(xlabel="epoch", ylabel=what)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _legend(axes: Any) -> None:

@@ -65,8 +65,10 @@ def look(trainer: "Trainer", loader: Iterable, *, num_worst: int = 20, num_sampl
             logits = trainer.model(images)
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             raise ValueError(f"the model answers with {_kind(logits)}, which are no logits of classes")
-        logits, targets = logits.float().cpu(), targets.cpu()
-        truth = targets.argmax(1) if targets.dim() == 2 else targets
+        truth = targets.float().argmax(1).cpu() if targets.dim() == 2 else targets.cpu()
+        # images of none of the classes have no right answer
+        known = (truth >= 0) & (truth < logits.shape[1])
+        images, logits, truth = images[known.to(images.device)], logits.float().cpu()[known], truth[known]
         losses = F.cross_entropy(logits, truth, reduction="none")
         answers, confidences = logits.argmax(1), logits.softmax(1).amax(1)
         num_classes = logits.shape[1]
@@ -78,7 +80,7 @@ def look(trainer: "Trainer", loader: Iterable, *, num_worst: int = 20, num_sampl
         facts = (truth[order], answers[order], confidences[order], losses[order])
         worst += [Example(picture, *(fact[i].item() for fact in facts)) for i, picture in enumerate(pictures)]
         worst = sorted(worst, key=lambda example: -example.loss if example.loss == example.loss else -torch.inf)[:num_worst]
-        if samples is None:
+        if samples is None and len(truth):
             samples = images[_varied(truth, num_samples).to(images.device)]
             shown = as_pictures(samples, statistics)
     if samples is None:

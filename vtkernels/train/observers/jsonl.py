@@ -1,5 +1,6 @@
 """Every record of a run as a line of JSON."""
 
+import contextlib
 import json
 import logging
 import math
@@ -73,6 +74,8 @@ class JsonLines(Observer):
     def _give_up(self, error: OSError) -> None:
         """Training is worth more than its log."""
         log.warning("%s cannot be written (%s); training goes on without it", self.path, error)
+        with contextlib.suppress(OSError):
+            self.close()
         self._file = None
 
 
@@ -83,13 +86,12 @@ def read_log(path: Path | str) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text(errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(line, dict) and {"kind", "step"} <= line.keys():
-            lines.append(line)
+    with path.open(errors="replace") as file:
+        for text in file:
+            with contextlib.suppress(json.JSONDecodeError):
+                line = json.loads(text)
+                if isinstance(line, dict) and {"kind", "step"} <= line.keys():
+                    lines.append(line)
     return lines
 
 

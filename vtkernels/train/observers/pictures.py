@@ -70,8 +70,8 @@ def draw_examples(examples: Sequence[Example], classes: Sequence[str], path: Pat
             cell.axis("off")
         for cell, example in zip(cells, examples, strict=False):
             _show(cell, example.image)
-            right = "right" if example.label == example.predicted else f"taken for {_short(classes[example.predicted], 16)}"
-            lines = (f"{_short(classes[example.label], 24)}", f"{right}, {100 * example.confidence:.0f} %", f"loss {example.loss:.2f}")
+            answer = "right" if example.label == example.predicted else f"taken for {_short(classes[example.predicted], 15)}"
+            lines = (_short(classes[example.label], 24), answer, f"{100 * example.confidence:.0f} %, loss {example.loss:.2f}")
             cell.set_title("\n".join(lines), fontsize=8, loc="left")
 
 

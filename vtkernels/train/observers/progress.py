@@ -44,8 +44,9 @@ class Progress(Observer):
     def on_step(self, record: StepRecord) -> None:
         if self._trainer is None:
             return
-        facts = [f"loss {record.loss:.4f}", *self._metric, f"lr {record.lr:.2e}", words.rate(record.images_per_second)]
-        facts += [words.memory(record.memory), f"{words.duration(self._seconds_left(record.step))} left"]
+        # what matters most comes first: a narrow terminal cuts the rest off
+        facts = [f"loss {record.loss:.4f}", *self._metric, f"{words.duration(self._seconds_left(record.step))} left"]
+        facts += [words.rate(record.images_per_second), f"lr {record.lr:.2e}", words.memory(record.memory)]
         if self._live is not None:
             self._live.update(self._task, completed=record.step, description=self._where(record.epoch), facts="  ".join(facts))
         elif time.monotonic() - self._told > self.every:

@@ -146,6 +146,13 @@ def test_imagenet_r(tmp_path):
         create_dataset("imagenet-r", "test", root=tmp_path)
 
 
+def test_imagenet_a_has_classes_of_its_own(tmp_path):
+    for number in range(200):
+        draw(tmp_path / f"n{number:08d}" / "0.jpg", number)
+    dataset = create_dataset("imagenet-a", "test", root=tmp_path)
+    assert dataset.targets[-1] == 199 and dataset.imagenet_ids[0] == 6 and dataset.imagenet_ids[1] == 11 and len(dataset.imagenet_ids) == 200
+
+
 def test_imagenet_v2_counts_as_numbers_do(tmp_path):
     for number in (0, 1, 2, 10, 100):
         draw(tmp_path / str(number) / "image.jpeg", number)

@@ -107,6 +107,16 @@ def test_one_nan_makes_a_sample_wrong_and_leaves_the_others():
     assert ev.predicted_classes(logits).tolist() == [0, -1, 2, 3]
 
 
+@given(labelled())
+@settings(max_examples=20, deadline=None)
+def test_counts_without_the_matrix_are_the_same(sample):
+    predicted, targets, classes = sample
+    predicted, targets = torch.tensor([-1, *predicted]), torch.tensor([0, *targets])
+    direct, by_matrix = ev.count_classes(predicted, targets, classes), ev.class_scores(ev.confusion_matrix(predicted, targets, classes), classes)
+    for name in ("support", "predicted", "hits", "f1"):
+        assert torch.equal(getattr(direct, name), getattr(by_matrix, name))
+
+
 def test_ties_go_to_the_lower_class_in_all_measures():
     logits = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 1.0]])
     assert ev.predicted_classes(logits).tolist() == [1, 0]

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from two_processes import on_two_processes, processes  # noqa: F401
+from evaluation_cases import NAME, read, weights
 
 import vtkernels as vt
 from vtkernels.evaluation import EvaluationOptions, command
@@ -15,15 +14,7 @@ from vtkernels.evaluation import EvaluationOptions, command
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
-save_file = pytest.importorskip("safetensors.torch").save_file
-NAME = "vit_nano_patch4_32"
-
-
-def weights(folder, num_classes=10):
-    torch.manual_seed(0)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(vt.create_model(NAME, num_classes=num_classes).state_dict(), folder / "model.safetensors")
-    return str(folder)
+pytest.importorskip("safetensors")
 
 
 @pytest.fixture
@@ -41,10 +32,6 @@ def options(tmp_path):
     )
 
 
-def read(options):
-    return json.loads((options.out / "evaluation.json").read_text())
-
-
 def test_one_command_measures_everything(options, capsys):
     options = replace(options, attack="pgd", steps=2, negatives="shapes", valid_split="train")
     assert command.run(options) == 0
@@ -54,6 +41,8 @@ def test_one_command_measures_everything(options, capsys):
     assert clean["count"] == 21 and 0.2 <= clean["temperature"] <= 5 and 0 <= clean["auroc_energy"] <= 1 and "negatives_rejected" in clean
     assert clean["negatives"] == 10, "the other half chose the thresholds"
     assert content["corruption"]["error"]["fog"]["5"] == pytest.approx(1 - content["sets"]["fog/5"]["top1"])
+    thresholds = json.loads((options.out / "clean" / "thresholds.json").read_text())
+    assert len(thresholds) == 10 and all(value is None or 0 <= value <= 1 for value in thresholds.values())
     # two of fifteen have no mean, and sets of ten classes no AlexNet
     assert "mean_error" not in content["corruption"] and content["corruption"]["ce_percent"] == {}
     assert {path.name for path in options.out.rglob("*.png")} == {"confusion.png", "reliability.png", "corruptions.png"}
@@ -116,11 +105,12 @@ def test_another_evaluation_in_the_folder_is_refused(options):
 def test_a_run_folder_answers_for_what_is_left_out(options, tmp_path):
     run = tmp_path / "run"
     weights(run / "weights")
-    data = {"name": "digits", "path": None, "options": {"channels": 3}, "valid_split": "test", "size": 32, "normalize": "half", "eval_crop": 1.0, "squash": False}
+    data = {"name": "digits", "path": None, "options": {"channels": 3}, "valid_split": "test"}
+    data |= {"size": 32, "normalize": "half", "eval_crop": 1.0, "squash": False}
     (run / "recipe.json").write_text(json.dumps({"model": {"name": NAME, "num_classes": 10, "options": {}}, "data": data}))
-    short = EvaluationOptions(model=str(run), limit=21, out=options.out, device="cpu")
+    short = EvaluationOptions(model=str(run), limit=21, device="cpu")
     assert command.run(short) == 0
-    told = read(options)["options"]
+    told = json.loads((run / "evaluation" / "evaluation.json").read_text())["options"]
     assert told["model"] == NAME and told["normalize"] == "half" and told["crop"] == 1.0 and told["split"] == "test"
     (run / "recipe.json").write_text("{}")
     with pytest.raises(ValueError, match="expected a run's recipe"):
@@ -146,6 +136,34 @@ def test_published_files_of_cifar(options, tmp_path):
         command.run(replace(asked, corruption_names=("fog", "snow")))
     # what was done before the missing file stays
     assert '"fog/5"' in (asked.out / "done.jsonl").read_text()
+
+
+def test_large_images_are_cut_before_they_are_corrupted(options):
+    from vtkernels import data
+    from vtkernels.evaluation import _sets
+
+    asked = replace(options, data="shapes", data_options={"size": 96, "count": 6}, limit=None, size=32, corruption_names=("contrast",), severities=(5,))
+    clean = _sets.clean_set(asked)
+    (_, one) = _sets.sets_of(asked, clean)
+    corrupted = one.build()
+    # 32 pixels in the middle of 36
+    cut = data.transforms.CenterCrop(32)(data.transforms.Resize((36, 36))(clean.image(3)))
+    np.testing.assert_array_equal(corrupted.image(3), data.corrupt(cut, "contrast", 5))
+    images, _ = next(iter(_sets.loader_of(asked, corrupted, 32, cut=one.cut)))
+    expected = data.transforms.Normalize(*clean.statistics)(corrupted.image(3))
+    np.testing.assert_allclose(images[3].numpy(), expected, atol=1e-6)
+    # and small ones before they are resized
+    small = replace(asked, data_options={"size": 24, "count": 6})
+    clean = _sets.clean_set(small)
+    np.testing.assert_array_equal(_sets.sets_of(small, clean)[1].build().image(3), data.corrupt(clean.image(3), "contrast", 5))
+
+
+def test_an_interruption_before_anything_is_done(options, monkeypatch):
+    def interrupted(self, one, progress):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command._Bench, "measured", interrupted)
+    assert command.run(options) == 130 and read(options)["sets"] == {}
 
 
 def draw(path, value):
@@ -188,19 +206,6 @@ def test_the_sets_of_imagenet(options, tmp_path):
         command.run(replace(options, real=tmp_path))
 
 
-@on_two_processes
-def test_two_processes_share_each_set(rank, tmp_path):
-    checkpoint = [weights(tmp_path / "weights") if rank == 0 else None]
-    torch.distributed.broadcast_object_list(checkpoint)
-    asked = EvaluationOptions(
-        model=NAME, checkpoint=checkpoint[0], data="digits", limit=21, corruptions="generated", corruption_names=("fog",), severities=(3,), out=tmp_path / "both"
-    )
-    assert command.run(asked) == 0
-    torch.distributed.barrier()
-    assert len((tmp_path / "both" / "done.jsonl").read_text().splitlines()) == 3
-    assert read(asked)["sets"]["fog/3"]["count"] == 21
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -225,6 +230,6 @@ def test_bad_options_are_told(options, change, message):
 
 def test_a_command_line_is_made_of_the_options(options):
     tyro = pytest.importorskip("tyro")
-    words = "--model vit --data digits --severities 1 3 --corruptions generated --path x --attack fgsm --data-options size 8".split()
-    parsed = tyro.cli(EvaluationOptions, args=words)
+    line = "--model vit --data digits --severities 1 3 --corruptions generated --path x --attack fgsm --data-options size 8"
+    parsed = tyro.cli(EvaluationOptions, args=line.split())
     assert parsed.severities == (1, 3) and parsed.attack == "fgsm" and str(parsed.path) == "x" and parsed.corruptions == "generated"

@@ -1,42 +1,15 @@
-"""Predictions over whole sets: each sample once, on one process and on two, and models left as they were."""
+"""Predictions over whole sets: each sample once and in order, and models left as they were."""
 
 import functools
 
 import pytest
 import torch
+from evaluation_cases import Linear, digits, loader_of, whole
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
-from torch.utils.data.distributed import DistributedSampler
-from two_processes import on_two_processes, processes  # noqa: F401
 
 from vtkernels import evaluation as ev
-from vtkernels.data import create_dataset, create_loader, pgd
-
-
-class Linear(nn.Module):
-    """Logits of 8 x 8 pixels, with what evaluation mode must switch."""
-
-    def __init__(self, classes=10):
-        super().__init__()
-        self.norm, self.drop, self.head = nn.BatchNorm1d(3 * 64), nn.Dropout(0.5), nn.Linear(3 * 64, classes)
-
-    def forward(self, images):
-        return self.head(self.drop(self.norm(images.flatten(1))))
-
-
-def digits(count=37):
-    from vtkernels.data.datasets import Subset
-
-    return Subset(create_dataset("digits", "test", size=8), range(count))
-
-
-def loader_of(dataset, batch_size=8, **options):
-    return create_loader(dataset, batch_size, statistics=dataset.statistics, **options)
-
-
-def whole(model, dataset, **options):
-    return ev.predict(model, loader_of(dataset, rank=0, world=1), gather=False, **options)
+from vtkernels.data import pgd
 
 
 def test_all_samples_in_order_and_the_model_as_it_was():
@@ -64,6 +37,14 @@ def test_results_do_not_depend_on_the_order():
     assert torch.equal(first.confusion, second.confusion)
 
 
+def test_the_model_keeps_its_own_precision():
+    pytest.importorskip("sklearn")
+    model = Linear()
+    exact = whole(model, digits()).logits
+    assert (whole(model.double(), digits()).logits - exact).abs().max() < 1e-4 and whole(model, digits()).logits.dtype == torch.float64
+    torch.testing.assert_close(whole(model.bfloat16(), digits()).logits, exact, rtol=0.1, atol=0.1)
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_is_autocast(precision):
     pytest.importorskip("sklearn")
@@ -86,62 +67,6 @@ def test_attacks_change_the_images_first():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@on_two_processes
-def test_two_processes_find_what_one_does(rank):
-    torch.manual_seed(0)
-    model = Linear()
-    # shares of equal length, of unequal length and number of batches, and an empty one
-    for count, batch_size in ((36, 4), (37, 4), (9, 4), (1, 4), (33, 16)):
-        dataset = digits(count)
-        single = whole(model, dataset)
-        shared = ev.predict(model, loader_of(dataset, batch_size))
-        assert torch.equal(shared.targets, single.targets)
-        torch.testing.assert_close(shared.logits, single.logits, rtol=1e-6, atol=1e-6)
-        # the same logits are measured in every process
-        everywhere = [None, None]
-        torch.distributed.all_gather_object(everywhere, ev.score(shared).metrics)
-        assert everywhere[0] == everywhere[1]
-        assert everywhere[0]["top1"] == ev.score(single).metrics["top1"]
-
-
-@on_two_processes
-def test_padding_of_a_sampler_is_dropped(rank):
-    torch.manual_seed(0)
-    images, targets = torch.randn(13, 3, 8, 8), torch.arange(13) % 10
-    dataset = TensorDataset(images, targets)
-    # wrapped, and with an odd number of samples: the wrapper's own synchronisation would wait for ever
-    model = DistributedDataParallel(Linear())
-    for shuffle in (False, True):
-        sampler = DistributedSampler(dataset, shuffle=shuffle)
-        assert len(sampler) == 7
-        found = ev.predict(model, DataLoader(dataset, batch_size=3, sampler=sampler))
-        assert sorted(found.targets.tolist()) == sorted(targets.tolist())
-    # a plain loader gives every process the whole set
-    assert len(ev.predict(model, DataLoader(dataset, batch_size=3))) == 13
-    several = torch.eye(10, dtype=torch.bool)[targets]
-    mine = [(images[rank::2], several[rank::2])]
-    found = ev.predict(model, mine, gather=True)
-    assert torch.equal(found.targets, several)
-    with pytest.raises(ValueError, match="gather must be told"):
-        ev.predict(model, mine)
-    with pytest.raises(ValueError, match="drop_last=True"):
-        ev.predict(model, DataLoader(dataset, batch_size=3, sampler=DistributedSampler(dataset, drop_last=True)))
-
-
-@on_two_processes
-def test_a_sharded_model_keeps_step(rank):
-    from torch.distributed.fsdp import fully_shard
-
-    torch.manual_seed(0)
-    model, plain = Linear(), Linear()
-    plain.load_state_dict(model.state_dict())
-    dataset = digits(9)
-    single = whole(plain, dataset)
-    # 5 and 4 samples: three batches and two
-    shared = ev.predict(fully_shard(model), loader_of(dataset, 2))
-    torch.testing.assert_close(shared.logits, single.logits, rtol=1e-5, atol=1e-6)
-
-
 IMAGES = torch.zeros(4, 3, 8, 8)
 
 
@@ -156,7 +81,7 @@ IMAGES = torch.zeros(4, 3, 8, 8)
         (lambda: ev.predict(Linear(), [(IMAGES, torch.zeros(2).long())]), ValueError, r"answer with logits \[2, K\]"),
         (lambda: ev.predict(Linear(), [], precision="half"), ValueError, "float32, bfloat16, float16"),
         (lambda: ev.predict(Linear(), DataLoader(TensorDataset(IMAGES), drop_last=True)), ValueError, "drop_last=True"),
-        (lambda: ev.predict(Linear(1), [(IMAGES, torch.zeros(4).long())]) and ev.evaluate(Linear(1), [(IMAGES, torch.zeros(4).long())]), ValueError, "two classes"),
+        (lambda: ev.evaluate(Linear(1), [(IMAGES, torch.zeros(4).long())]), ValueError, "two classes"),
         (lambda: ev.evaluate(Linear(), [(IMAGES, torch.full((4,), -1))]), ValueError, "only negatives"),
         (lambda: ev.evaluate(Linear(), [(IMAGES, torch.zeros(4).long())], classes=("a", "b")), ValueError, "as many as the logits"),
     ],

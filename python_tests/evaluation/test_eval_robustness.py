@@ -101,4 +101,4 @@ def test_masked_and_unmasked_are_two_measures():
 
 def test_natural_adversarial_classes_are_others():
     ids = NATURAL_ADVERSARIAL_IDS
-    assert len(set(ids)) == 200 and list(ids) == sorted(ids) and 0 <= ids[0] and ids[-1] < 1000 and set(ids) != set(RENDITION_IDS)
+    assert len(set(ids)) == 200 and list(ids) == sorted(ids) and ids[0] >= 0 and ids[-1] < 1000 and set(ids) != set(RENDITION_IDS)

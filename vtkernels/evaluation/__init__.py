@@ -25,6 +25,7 @@ _LAZY_NAMES = {
     "class_scores": "classification",
     "confidences": "calibration",
     "confusion_matrix": "classification",
+    "count_classes": "classification",
     "corruption_error": "corruption",
     "energy": "open_set",
     "entropy": "open_set",
@@ -45,6 +46,7 @@ _LAZY_NAMES = {
     "score": "result",
     "soft_f1": "calibration",
     "subset_accuracy": "imagenet",
+    "target_ranks": "classification",
     "top_k_accuracy": "classification",
     "top_k_correct": "classification",
 }

@@ -37,7 +37,7 @@ def finite_logits(what: str, logits: Any) -> Tensor:
 
 
 def given_classes(what: str, name: str, values: Any, count: int | None, num_classes: int, none: bool = False) -> Tensor:
-    """int64 [N] in 0..K-1, and where `none` is set also -1, which stands for no class."""
+    """int64 [N] on the CPU in 0..K-1, and where `none` is set also -1, which stands for no class."""
     values = torch.as_tensor(values)
     if values.dtype.is_floating_point or values.dtype.is_complex or values.dtype == torch.bool:
         fail(what, name, "be whole numbers", values.dtype, f"try {name}.long(), or argmax(1) of one-hot rows", TypeError)
@@ -50,11 +50,11 @@ def given_classes(what: str, name: str, values: Any, count: int | None, num_clas
     if values.min() < least or values.max() >= num_classes:
         hint = "does the model have as many classes as the data set?" if none else "-1, no class, is for thresholds and open-set measures"
         fail(what, name, f"lie in {least}..{num_classes - 1}", f"{int(values.min())}..{int(values.max())}", hint)
-    return values.detach().long()
+    return values.detach().cpu().long()
 
 
 def given_scores(what: str, name: str, scores: Any, count: int | None = None) -> Tensor:
-    """float64 [N] without NaN."""
+    """float64 [N] on the CPU without NaN."""
     # a list of Python's floats is not rounded to torch's default
     scores = scores if isinstance(scores, Tensor) else torch.as_tensor(np.asarray(scores))
     check.check_tensor(what, name, scores, 1, "[N]")
@@ -62,7 +62,7 @@ def given_scores(what: str, name: str, scores: Any, count: int | None = None) ->
         fail(what, name, f"be as many as the samples ({count})", len(scores))
     if not len(scores):
         fail(what, name, "hold at least one sample", 0, "is the data set empty?")
-    scores = scores.detach().double()
+    scores = scores.detach().cpu().double()
     if torch.isnan(scores).any():
         fail(what, name, "be numbers", f"{int(torch.isnan(scores).sum())} NaN of {len(scores)}", "leave samples out whose logits are NaN")
     return scores
@@ -75,7 +75,7 @@ def given_correct(what: str, correct: Any, count: int) -> Tensor:
         fail(what, "correct", f"have shape [{count}]", list(correct.shape))
     if correct.dtype != torch.bool and not ((correct == 0) | (correct == 1)).all():
         fail(what, "correct", "be true or false for each sample", "other numbers", "try predicted == targets")
-    return correct.detach().bool()
+    return correct.detach().cpu().bool()
 
 
 def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Iterator[tuple[slice, Tensor]]:

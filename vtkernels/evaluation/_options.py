@@ -41,7 +41,8 @@ class EvaluationOptions:
         natural: folder of ImageNet-A.
         valid_split: a split of the same set; fits the temperature, and with negatives the thresholds of classes.
         negatives: a data set of images of no class, by name or folder, for open-set rejection.
-        negatives_path, negatives_split: of that set.
+        negatives_path: folder with that set's files.
+        negatives_split: of that set.
         threshold_precision: what thresholds shall reach for each class; None chooses them by the highest F1.
         attack: accuracy under "fgsm" or "pgd" too.
         epsilon: largest change of a pixel in the attack, of 1.
@@ -51,7 +52,7 @@ class EvaluationOptions:
         batch_size: images of a pass.
         workers: processes that read images.
         seed: of corruptions and attacks.
-        out: folder of results; what is done is kept there, and the same command goes on.
+        out: folder of results; what is done is kept there, and the same command goes on. None: "evaluation", in the run's folder if there is one.
         restart: begin anew in a folder that holds another evaluation.
     """
 
@@ -88,14 +89,14 @@ class EvaluationOptions:
     batch_size: int = 64
     workers: int = 0
     seed: int = 0
-    out: Path = Path("evaluation")
+    out: Path | None = None
     restart: bool = False
 
     def resolved(self) -> "EvaluationOptions":
         """With what the run's folder says, and refused where options do not go together."""
         options = self._of_run() if (Path(self.model) / "recipe.json").is_file() else self
         options._check()
-        return options
+        return replace(options, out=options.out or Path("evaluation"))
 
     def meaning(self) -> dict[str, Any]:
         """What numbers depend on: an evaluation goes on only with the same."""
@@ -119,6 +120,7 @@ class EvaluationOptions:
                 "size": data.get("size"),
                 "crop": data.get("eval_crop"),
                 "normalize": data.get("normalize"),
+                "out": folder / "evaluation",
             }
             same_set = self.data in (None, data["name"])
             changes = {name: value for name, value in known.items() if getattr(self, name) is None and (same_set or name not in ("path", "split"))}

@@ -126,13 +126,20 @@ def negative_log_likelihood(logits: Any, targets: Any, temperature: float = 1.0)
 
 def brier_score(logits: Any, targets: Any) -> float:
     """Mean over samples of the squared distance between probabilities and the one-hot target: 0 to 2."""
-    logits, targets = _labelled("brier_score", logits, targets)
-    total = 0.0
+    return probability_measures(logits, targets)[2]
+
+
+def probability_measures(logits: Any, targets: Any) -> tuple[Tensor, float, float]:
+    """Confidences [N], negative log-likelihood and Brier score, of probabilities that are computed once."""
+    logits, targets = _labelled("probability_measures", logits, targets)
+    confidence, likelihood, brier = [], 0.0, 0.0
     for own, rows in log_probabilities(logits):
-        probabilities = rows.exp()
-        hit = probabilities.gather(1, targets[own, None])
-        total += ((probabilities**2).sum() - (hit**2).sum() + ((1 - hit) ** 2).sum()).item()
-    return total / len(logits)
+        hit = rows.gather(1, targets[own, None])
+        likelihood -= hit.sum().item()
+        confidence.append(rows.amax(dim=1).exp())
+        probabilities, hit = rows.exp(), hit.exp()
+        brier += ((probabilities**2).sum() - (hit**2).sum() + ((1 - hit) ** 2).sum()).item()
+    return torch.cat(confidence), likelihood / len(logits), brier / len(logits)
 
 
 def fit_temperature(logits: Any, targets: Any, low: float = 0.2, high: float = 5.0, tolerance: float = 1e-4) -> float:

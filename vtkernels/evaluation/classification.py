@@ -29,30 +29,42 @@ def predicted_classes(logits: Any) -> Tensor:
     return torch.where(answered(logits), logits.argmax(dim=1), -1)
 
 
-def top_k_correct(logits: Any, targets: Any, k: int = 1) -> Tensor:
-    """bool [N]: fewer than k classes come before the target's. Targets are classes [N], or bool [N, K], where any marked class will do."""
-    logits = given_logits("top_k_correct", logits)
-    if k < 1:
-        fail("top_k_correct", "k", "be at least 1", k)
+def target_ranks(logits: Any, targets: Any) -> Tensor:
+    """int64 [N]: how many classes come before the target's; all of them, K, where there is no answer.
+
+    Targets are classes [N], or bool [N, K], where any marked class will do.
+    """
+    logits = given_logits("target_ranks", logits)
     targets = torch.as_tensor(targets, device=logits.device)
     if targets.dim() == 2:
-        return _any_of(logits, targets, k)
-    targets = given_classes("top_k_correct", "targets", targets, len(logits), logits.shape[1])
+        targets = _first_marked(logits, targets)
+    targets = given_classes("target_ranks", "targets", targets, len(logits), logits.shape[1]).to(logits.device)
     own = logits.gather(1, targets[:, None])
-    lower = torch.arange(logits.shape[1], device=logits.device) < targets[:, None]
-    before = (logits > own) | ((logits == own) & lower)
-    return (before.sum(dim=1) < k) & answered(logits)
+    higher = (logits > own).sum(dim=1)
+    equal = logits == own
+    if equal.sum() > len(logits):
+        # ties go to the lower class
+        higher += (equal & (torch.arange(logits.shape[1], device=logits.device) < targets[:, None])).sum(dim=1)
+    return torch.where(answered(logits), higher, logits.shape[1])
 
 
-def _any_of(logits: Tensor, targets: Tensor, k: int) -> Tensor:
+def _first_marked(logits: Tensor, targets: Tensor) -> Tensor:
+    """Of the marked classes the one with the highest logit."""
     if targets.dtype != torch.bool or targets.shape != logits.shape:
-        fail("top_k_correct", "targets of several classes", f"be bool {list(logits.shape)}", f"{targets.dtype} {list(targets.shape)}")
+        fail("target_ranks", "targets of several classes", f"be bool {list(logits.shape)}", f"{targets.dtype} {list(targets.shape)}")
     if not targets.any(dim=1).all():
-        fail("top_k_correct", "targets", "mark a class of each sample", "rows without any", "leave such samples out: they count neither way")
-    # the marked class that comes first decides
+        fail("target_ranks", "targets", "mark a class of each sample", "rows without any", "leave such samples out: they count neither way")
     best = logits.masked_fill(~targets, -torch.inf).argmax(dim=1)
     is_marked = targets.gather(1, best[:, None])[:, 0]
-    return top_k_correct(logits, torch.where(is_marked, best, targets.to(torch.uint8).argmax(dim=1)), k)
+    return torch.where(is_marked, best, targets.to(torch.uint8).argmax(dim=1))
+
+
+def top_k_correct(logits: Any, targets: Any, k: int = 1) -> Tensor:
+    """bool [N]: the target is among the k highest logits; see `target_ranks`. Of k classes or fewer, every answer is."""
+    if k < 1:
+        fail("top_k_correct", "k", "be at least 1", k)
+    ranks = target_ranks(logits, targets)
+    return ranks < min(k, torch.as_tensor(logits).shape[1])
 
 
 def top_k_accuracy(logits: Any, targets: Any, k: int = 1) -> float:
@@ -128,6 +140,17 @@ class ClassScores:
     def balanced_accuracy(self) -> float:
         """Mean recall over the classes that are present."""
         return _ratio((self.recall * (self.support > 0)).sum(), (self.support > 0).sum()).item()
+
+
+def count_classes(predicted: Any, targets: Any, num_classes: int) -> ClassScores:
+    """The same as from the confusion matrix, without its K * K places; -1 as there."""
+    if num_classes < 2:
+        fail("count_classes", "num_classes", "be at least 2", num_classes)
+    targets = given_classes("count_classes", "targets", targets, None, num_classes, none=True)
+    predicted = given_classes("count_classes", "predicted", predicted, len(targets), num_classes, none=True)
+    # -1 is counted in a place before the first, which is cut off
+    counted = (targets, predicted, torch.where(predicted == targets, targets, -1))
+    return ClassScores(*(torch.bincount(labels + 1, minlength=num_classes + 1)[1:] for labels in counted))
 
 
 def class_scores(confusion: Any, num_classes: int | None = None) -> ClassScores:

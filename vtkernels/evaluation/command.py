@@ -4,7 +4,9 @@ Every set that is done is kept; an interrupted evaluation goes on with the same 
 """
 
 import functools
+import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -51,7 +53,7 @@ def run(options: EvaluationOptions) -> int:
         options = replace(options, size=size)
         sets = sets_of(options, clean)
         _check_classes(model.num_classes, sets)
-        first = not distributed.is_initialized() or distributed.get_rank() == 0
+        first = _is_first()
         journal = Journal(options.out, options.meaning(), options.restart, writes=first)
         waiting = [one for one in sets if one.name not in journal.done]
         summary = Summary(options, len(clean.classes), [one.name for one in sets])
@@ -95,7 +97,7 @@ class _Bench:
     def _score(self, predictions: Predictions, dataset: ImageDataset, one: ImageSet, **more: Any) -> dict[str, Any]:
         ids = getattr(dataset, "imagenet_ids", None)
         result = score(predictions, name=f"{self.options.data}: {one.name}", classes=dataset.classes, ids=None if ids is None else ids.tolist(), **more)
-        if one.name == CLEAN and (not distributed.is_initialized() or distributed.get_rank() == 0):
+        if one.name == CLEAN and _is_first():
             result.save(self.options.out / CLEAN)
         return result.as_dict()["metrics"]
 
@@ -117,6 +119,7 @@ class _Bench:
                 # one half of the negatives chooses the thresholds, the other judges them
                 choosing, negatives = (Predictions(negatives.logits[start::2], negatives.targets[start::2]) for start in (0, 1))
                 thresholds = self._thresholds(_joined(valid, choosing))
+                self._write_thresholds(thresholds)
             predictions = _joined(predictions, negatives)
         return self._score(predictions, dataset, one, thresholds=thresholds) | found
 
@@ -133,6 +136,16 @@ class _Bench:
         predicted = classification.predicted_classes(valid.logits)
         scores = calibration.confidences(valid.logits)
         return choose_thresholds(scores, predicted, valid.targets, valid.logits.shape[1], precision=self.options.threshold_precision)
+
+    def _write_thresholds(self, thresholds: ClassThresholds) -> None:
+        """By class; null where every prediction is rejected."""
+        if not _is_first():
+            return
+        # of probabilities, 0 accepts all
+        values = [None if value == math.inf else max(value, 0.0) for value in thresholds.values]
+        folder = self.options.out / CLEAN
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "thresholds.json").write_text(json.dumps(dict(zip(self.clean.classes, values, strict=True)), indent=1) + "\n")
 
     def _attacked(self, dataset: ImageDataset, advance: Any) -> Predictions:
         options = self.options
@@ -182,6 +195,10 @@ def _check_classes(outputs: int, sets: list[ImageSet]) -> None:
     wrong = [one.name for one in sets if one.imagenet_classes]
     if wrong and outputs != 1000:
         fail("vtkernels eval", ", ".join(wrong), "be asked of a model of ImageNet's 1000 classes", f"one of {outputs}")
+
+
+def _is_first() -> bool:
+    return not distributed.is_available() or not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 def _device(options: EvaluationOptions) -> torch.device:

@@ -1,5 +1,6 @@
 """What a model answers to every sample of a set, each exactly once over all processes."""
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ def predict(
         fail("predict", "precision", f"be one of {', '.join(PRECISIONS)}", repr(precision))
     joined = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
     shared, count = _shares(loader, joined, gather)
+    if shared and _is_sharded(model) and isinstance(loader, Loader) and loader.batches.sampler.count < loader.batches.sampler.world:
+        fail("predict", "loader", "give each process of a sharded model a sample", loader.batches.sampler.count, "evaluate in fewer processes")
     if isinstance(model, nn.parallel.DistributedDataParallel):
         # the wrapper synchronises buffers in each call, and processes may have different numbers of batches
         model = model.module
@@ -73,16 +76,15 @@ def predict(
     with _evaluating(model), torch.no_grad():
         for images, truth in loader:
             images, truth = _checked(images, truth, model)
-            if attack is not None:
-                images = attack(_autocast(model, images, precision), images, truth).detach()
-            answer = _autocast(model, images, precision)(images)
-            _check_answer(answer, truth)
+            answer = _answer(model, images, truth, precision, attack)
             logits.append((answer if answer.dtype == torch.float64 else answer.float()).cpu())
             targets.append(truth.cpu())
             if progress is not None:
                 progress(len(truth))
-        if shared and logits:
-            _wait_for_others(model, loader, images, len(logits))
+        if shared and _is_sharded(model):
+            # such a model computes in step: who has fewer batches repeats the last one for nothing
+            for _ in range(_most_batches(loader) - len(logits)):
+                _answer(model, images, truth, precision, attack)
     own = (torch.cat(logits), torch.cat(targets)) if logits else None
     whole = _gathered(own) if shared else own
     if whole is None:
@@ -99,6 +101,15 @@ def _evaluating(model: nn.Module):
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _answer(model: nn.Module, images: Tensor, targets: Tensor, precision: str, attack: Attack | None) -> Tensor:
+    called = _autocast(model, images, precision)
+    if attack is not None:
+        images = attack(called, images, targets).detach()
+    answer = called(images)
+    _check_answer(answer, targets)
+    return answer
 
 
 def _autocast(model: nn.Module, images: Tensor, precision: str) -> Callable[[Tensor], Tensor]:
@@ -140,7 +151,8 @@ def _checked(images: Tensor, targets: Tensor, model: nn.Module) -> tuple[Tensor,
     if targets.dim() not in (1, 2) or (targets.dim() == 2 and targets.dtype != torch.bool):
         fail("predict", "targets", "be classes [B], or bool [B, K]", f"{targets.dtype} {list(targets.shape)}", "soft targets are for training")
     like = next(model.parameters(), images)
-    return images.to(like.device, non_blocking=True), targets.to(like.device, non_blocking=True)
+    dtype = like.dtype if like.dtype.is_floating_point else images.dtype
+    return images.to(like.device, dtype, non_blocking=True), targets.to(like.device, non_blocking=True)
 
 
 def _check_answer(answer: Any, targets: Tensor) -> None:
@@ -149,13 +161,16 @@ def _check_answer(answer: Any, targets: Tensor) -> None:
         fail("predict", "model", f"answer with logits [{len(targets)}, K]", got, "is it a classifier, and are its views stacked?")
 
 
-def _wait_for_others(model: nn.Module, loader: Any, images: Tensor, done: int) -> None:
-    """A sharded model computes in step: who has fewer batches repeats the last one for nothing."""
-    if not any(type(parameter).__name__ == "DTensor" or hasattr(parameter, "_is_flat_param") for parameter in model.parameters()):
-        return
-    most = len(loader) if not isinstance(loader, Loader) else -(-loader.batches.sampler.count // loader.batches.sampler.world // loader.batches.size)
-    for _ in range(most - done):
-        model(images)
+def _is_sharded(model: nn.Module) -> bool:
+    return any(type(parameter).__name__ == "DTensor" or hasattr(parameter, "_is_flat_param") for parameter in model.parameters())
+
+
+def _most_batches(loader: Any) -> int:
+    """Of all processes."""
+    if not isinstance(loader, Loader):
+        return len(loader)
+    sampler = loader.batches.sampler
+    return math.ceil(math.ceil(sampler.count / sampler.world) / loader.batches.size)
 
 
 def _gathered(own: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:

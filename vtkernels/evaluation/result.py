@@ -17,8 +17,8 @@ from vtkernels.evaluation.imagenet import class_logits
 from vtkernels.evaluation.predictions import Predictions, predict
 from vtkernels.evaluation.thresholds import ClassThresholds
 
-# a confusion matrix of more classes is left out of JSON
-MOST_WRITTEN = 200
+# a confusion matrix of more classes is left out of JSON, and one of far more (ImageNet-21k: 4 GB) is not made
+MOST_WRITTEN, MOST_CONFUSED = 200, 5000
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Result:
             `balanced_accuracy`; `nll`, `brier`, `ece`, `rms` and `mce` (bins of equal width), `rms_adaptive`, `soft_f1`, `aurra`; where there are
             images of no class, AUROC, AUPR and FPR@95 of each certainty, and with thresholds what they accept.
         classes: names, by index; numbers where none are known.
-        confusion: int64 [K, K], or [K + 1, K + 1] beside predictions or targets of -1.
+        confusion: int64 [K, K], or [K + 1, K + 1] beside predictions of -1; None beyond 5000 classes.
         scores: of the single classes.
         reliability: bins of confidence, if any sample has finite logits.
     """
@@ -132,8 +132,7 @@ def score(
     if len(labels) != logits.shape[1]:
         fail("score", "classes", f"be as many as the logits ({logits.shape[1]})", len(labels), "does the model belong to this set?")
     if targets.dim() == 2:
-        metrics = {"count": len(targets), **{f"top{k}": classification.top_k_accuracy(logits, targets, k) for k in _ks(logits)}}
-        return Result(name, metrics, labels)
+        return Result(name, {"count": len(targets), **_accuracies(logits, targets)}, labels)
     known = targets >= 0
     if not known.any():
         fail("score", "targets", "hold images of known classes", "only negatives", "add the set's own images to the negatives")
@@ -141,11 +140,11 @@ def score(
     metrics: dict[str, float] = {"count": int(known.sum())}
     if not known.all():
         metrics["negatives"] = int((~known).sum())
-    metrics |= {f"top{k}": classification.top_k_accuracy(logits[known], targets[known], k) for k in _ks(logits)}
+    metrics |= _accuracies(logits[known], targets[known])
     if ids is not None:
         metrics["top1_unmasked"] = classification.top_k_accuracy(everything[known], torch.as_tensor(ids)[targets[known]])
-    confusion = classification.confusion_matrix(predicted[known], targets[known], len(labels))
-    scores = classification.class_scores(confusion, len(labels))
+    confusion = classification.confusion_matrix(predicted[known], targets[known], len(labels)) if len(labels) <= MOST_CONFUSED else None
+    scores = classification.count_classes(predicted[known], targets[known], len(labels))
     metrics |= dict(zip(("precision", "recall", "f1"), scores.averaged("macro"), strict=True))
     metrics |= {f"f1_{average}": scores.averaged(average)[2] for average in ("micro", "weighted")}
     metrics["balanced_accuracy"] = scores.balanced_accuracy
@@ -164,17 +163,19 @@ def score(
     return Result(name, metrics, labels, confusion, scores, bins_found)
 
 
-def _ks(logits: Tensor) -> tuple[int, ...]:
+def _accuracies(logits: Tensor, targets: Tensor) -> dict[str, float]:
+    ranks = classification.target_ranks(logits, targets)
     # of five classes or fewer, every answer is among the first five
-    return (1, 5) if logits.shape[1] > 5 else (1,)
+    return {f"top{k}": (ranks < k).double().mean().item() for k in (1, 5) if k < logits.shape[1]}
 
 
 def _calibrated(logits: Tensor, targets: Tensor, bins: int, closed: str) -> tuple[calibration.Reliability, dict[str, float]]:
-    confidence, correct = calibration.confidences(logits), classification.top_k_correct(logits, targets)
+    correct = classification.predicted_classes(logits) == targets
+    confidence, likelihood, brier = calibration.probability_measures(logits, targets)
     found = calibration.reliability(confidence, correct, bins, closed)
     return found, {
-        "nll": calibration.negative_log_likelihood(logits, targets),
-        "brier": calibration.brier_score(logits, targets),
+        "nll": likelihood,
+        "brier": brier,
         "ece": found.error("mean"),
         "rms": found.error("rms"),
         "mce": found.error("max"),
@@ -194,7 +195,7 @@ def _open_set(known: Tensor, unknown: Tensor) -> dict[str, float]:
 
 def _accepted(logits: Tensor, predicted: Tensor, targets: Tensor, thresholds: ClassThresholds) -> dict[str, float]:
     kept = thresholds.apply(calibration.confidences(logits), predicted)
-    scores = classification.class_scores(classification.confusion_matrix(kept, targets, logits.shape[1]), logits.shape[1])
+    scores = classification.count_classes(kept, targets, logits.shape[1])
     precision, recall, f1 = scores.averaged("micro")
     accepted = {"coverage": (kept >= 0).double().mean().item(), "accepted_precision": precision, "accepted_recall": recall, "accepted_f1": f1}
     if (targets < 0).any():

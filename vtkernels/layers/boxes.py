@@ -8,14 +8,15 @@ from vtkernels._core import check
 
 def box_areas(boxes: Tensor) -> Tensor:
     """[n]; of a box turned inside out, 0."""
-    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
+    x0, y0, x1, y1 = boxes.unbind(dim=1)
+    return (x1 - x0).clamp(min=0) * (y1 - y0).clamp(min=0)
 
 
 def pairwise_intersections(boxes: Tensor, others: Tensor) -> Tensor:
     """Areas [n, m] that each box shares with each other one."""
-    starts = torch.maximum(boxes[:, None, :2], others[None, :, :2])
-    ends = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    return (ends - starts).clamp(min=0).prod(dim=2)
+    x0, y0, x1, y1 = boxes[:, :, None].unbind(dim=1)
+    left, top, right, bottom = others.unbind(dim=1)
+    return (torch.minimum(x1, right) - torch.maximum(x0, left)).clamp(min=0) * (torch.minimum(y1, bottom) - torch.maximum(y0, top)).clamp(min=0)
 
 
 def pairwise_iou(boxes: Tensor, others: Tensor) -> Tensor:
@@ -43,15 +44,25 @@ def non_maximum_suppression(boxes: Tensor, scores: Tensor, labels: Tensor | None
     check.check_tensor("non_maximum_suppression", "boxes", boxes, 2, "[n, 4]")
     check.check_shape("non_maximum_suppression", "scores", scores, (len(boxes),), "one for each box")
     order = scores.argsort(descending=True, stable=True)
-    suppresses = pairwise_iou(boxes[order], boxes[order]) > threshold
-    if labels is not None:
-        suppresses &= labels[order][:, None] == labels[order][None]
-    suppresses = suppresses.triu(diagonal=1)
-    kept = torch.ones_like(order, dtype=torch.bool)
-    # Whether a box stays depends on better ones only: after n rounds the n best are settled, and a round without a change settles all.
-    # Chains of boxes are short, so that these are a few rounds over all boxes instead of one round for each.
+    boxes, kept = boxes[order], torch.ones_like(order, dtype=torch.bool)
+    classes = torch.zeros_like(order) if labels is None else labels[order]
+    for label in classes.unique():
+        places = (classes == label).nonzero()[:, 0]
+        kept[places] = _survivors(boxes[places], threshold)
+    return order[kept]
+
+
+def _survivors(boxes: Tensor, threshold: float) -> Tensor:
+    """bool [n]: of boxes in the order of their scores, those that none of the survivors before overlaps by more.
+
+    Whether a box stays depends on better ones only: after n rounds the n best are settled, and a round without a change settles all. Chains
+    of boxes are short, so that these are a few rounds over all boxes instead of one round for each.
+    """
+    suppresses = (pairwise_iou(boxes, boxes) > threshold).triu_(diagonal=1).float()
+    kept = suppresses.new_ones(len(boxes))
     while True:
-        now = ~(suppresses & kept[:, None]).any(dim=0)
+        # a product counts the survivors before that overlap
+        now = (kept @ suppresses == 0).float()
         if torch.equal(now, kept):
-            return order[kept]
+            return kept.bool()
         kept = now

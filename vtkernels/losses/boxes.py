@@ -22,12 +22,16 @@ def giou_loss(boxes: Tensor, target: Tensor, *, reduction: str = "mean") -> Tens
     check.check_shape(name, "boxes", boxes, (len(boxes), 4), "give x0, y0, x1, y1")
     check.check_shape(name, "target", target, tuple(boxes.shape), "one box for each of boxes")
     boxes, target = computed(boxes), computed(target)
-    shared = (torch.minimum(boxes[:, 2:], target[:, 2:]) - torch.maximum(boxes[:, :2], target[:, :2])).clamp(min=0).prod(dim=1)
-    around = (torch.maximum(boxes[:, 2:], target[:, 2:]) - torch.minimum(boxes[:, :2], target[:, :2])).clamp(min=0).prod(dim=1)
-    union = sum((side[:, 2:] - side[:, :2]).prod(dim=1) for side in (boxes, target)) - shared
+    shared = _area((torch.minimum(boxes[:, 2:], target[:, 2:]) - torch.maximum(boxes[:, :2], target[:, :2])).clamp(min=0))
+    around = _area(torch.maximum(boxes[:, 2:], target[:, 2:]) - torch.minimum(boxes[:, :2], target[:, :2]))
+    union = sum(_area(own[:, 2:] - own[:, :2]) for own in (boxes, target)) - shared
     # two equal boxes without an area are equal all the same
     eps = torch.finfo(union.dtype).eps
     return reduced(name, 1 - (shared + eps) / (union + eps) + (around - union) / (around + eps), reduction)
+
+
+def _area(sides: Tensor) -> Tensor:
+    return sides[:, 0] * sides[:, 1]
 
 
 class GiouLoss(Loss):

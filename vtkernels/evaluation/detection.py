@@ -118,6 +118,8 @@ class _Count:
 
     def curve(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Precision and recall after each prediction, the best first; of equal scores, the first image first."""
+        if not len(self.scores):
+            return np.zeros(0), np.zeros(0)
         order = np.argsort(-self.scores, kind="stable")
         order = order[~self.spared[row, order]]
         hits = np.cumsum(self.found[row, order], dtype=np.float64)

@@ -27,6 +27,7 @@ from vtkernels.losses.distillation import (
     tempered,
 )
 from vtkernels.losses.drloc import DrlocLoss, drloc_weight
+from vtkernels.losses.fixmatch import FixMatchLoss, fixmatch_loss
 from vtkernels.losses.focal import FocalLoss, SigmoidFocalLoss, focal_loss, focal_prior_bias, sigmoid_focal_loss
 from vtkernels.losses.gccs import GccsLoss, gccs_loss
 from vtkernels.losses.label_smoothing import LabelSmoothingCrossEntropy, label_smoothing_convention, label_smoothing_cross_entropy
@@ -46,6 +47,7 @@ __all__ = [
     "CrossEntropy",
     "DeitDistillationLoss",
     "DrlocLoss",
+    "FixMatchLoss",
     "FocalLoss",
     "GccsLoss",
     "GiouLoss",
@@ -72,6 +74,7 @@ __all__ = [
     "distillation_divergence",
     "drloc_weight",
     "effective_number_weights",
+    "fixmatch_loss",
     "focal_loss",
     "focal_prior_bias",
     "gccs_loss",

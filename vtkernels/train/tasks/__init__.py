@@ -5,5 +5,6 @@ from vtkernels.train.tasks.detection import DetectionTask
 from vtkernels.train.tasks.distillation import DistillationTask
 from vtkernels.train.tasks.drloc import DrlocTask
 from vtkernels.train.tasks.segmentation import SegmentationTask
+from vtkernels.train.tasks.semi_supervised import FixMatchTask, NoisyStudentTask
 
-__all__ = ["ClassificationTask", "DetectionTask", "DistillationTask", "DrlocTask", "SegmentationTask"]
+__all__ = ["ClassificationTask", "DetectionTask", "DistillationTask", "DrlocTask", "FixMatchTask", "NoisyStudentTask", "SegmentationTask"]

@@ -11,10 +11,10 @@ from vtkernels import cli
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     path
-    for pattern in ("*.md", "benchmarks/*.md", "examples/*.md", "vtkernels/*/README.md", "vtkernels/ops/*/README.md")
+    for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "examples/*.md", "vtkernels/*/README.md", "vtkernels/ops/*/README.md")
     for path in sorted(ROOT.glob(pattern))
 ]
-README = (ROOT / "README.md").read_text()
+BACKENDS = (ROOT / "docs" / "backends.md").read_text()
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -52,15 +52,17 @@ def test_subcommands_exist(capsys):
     named = {tuple(words[1:2]) for words in commands() if words[0] == "vtkernels"}
     assert {("info",), ("check",)} <= named
     for (name,) in named:
-        with pytest.raises(SystemExit) as end:
-            cli.main([name, "--help"])
-        assert end.value.code == 0
+        # argparse leaves by itself, the commands that take a recipe's fields return
+        try:
+            assert cli.main([name, "--help"]) == 0
+        except SystemExit as end:
+            assert end.code == 0
 
 
 def test_environment_variables_are_told():
     sources = [*ROOT.glob("vtkernels/**/*.py"), *ROOT.glob("csrc/**/*.cpp"), ROOT / "setup.py"]
     read = {name for path in sources for name in re.findall(r"VTKERNELS_[A-Z]+", path.read_text())}
-    told = set(re.findall(r"VTKERNELS_[A-Z]+", README))
+    told = set(re.findall(r"VTKERNELS_[A-Z]+", BACKENDS))
     assert read == told
 
 

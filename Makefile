@@ -30,9 +30,13 @@ OTHER_TRITON := build/triton-3.6/.ready
 WORKERS ?= $(shell nproc)
 PARALLEL := $(if $(READY),-n $(WORKERS) --dist worksteal)
 
-.PHONY: demo test bench check gpu-check gpu-bench wheel clean
+.PHONY: demo demo-attention test bench check gpu-check gpu-bench wheel clean
 
 demo: $(NATIVE)
+	$(PY) examples/demo.py
+
+# the attention kernels alone, with a plot
+demo-attention: $(NATIVE)
 	$(PY) benchmarks/attn.py --demo
 
 test: $(NATIVE) $(if $(READY),$(OTHER_TRITON))

@@ -25,7 +25,7 @@ GENERATED = re.compile(r"<!-- generated: (\w+) -->")
 
 def on_files(files: Any, config: Any) -> Any:
     """Add what is linked from the pages, and what is linked from there, as far as it leads."""
-    waiting = [path for path in DOCS.rglob("*.md")] + [ROOT / uri.removeprefix("repository/") for uri in nav_uris(config.nav)]
+    waiting = list(DOCS.rglob("*.md")) + [ROOT / uri.removeprefix("repository/") for uri in nav_uris(config.nav)]
     seen: set[Path] = set()
     while waiting:
         path = waiting.pop()

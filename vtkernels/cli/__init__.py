@@ -1,4 +1,4 @@
-"""The command line: `vtkernels info | check | tune | list | train | eval`."""
+"""The command line: `vtkernels info | check | tune | list | train | eval | analyze`."""
 
 import argparse
 import math
@@ -23,13 +23,15 @@ def main(arguments: list[str] | None = None) -> int:
     listing.add_argument("what", choices=("models", "recipes", "datasets", "ops"))
     listing.add_argument("pattern", nargs="?", default="*", help='as for file names: "swin_*"')
     listing.set_defaults(run=lambda options, rest: _list(options.what, options.pattern))
-    # these two take the fields of a recipe, which are not known before the recipe is
+    # these take options that are not known before the recipe or the analysis is
     train = commands.add_parser("train", help="train a recipe, or go on with a run", add_help=False)
     train.set_defaults(run=lambda options, rest: _train(rest))
     evaluate = commands.add_parser("eval", help="evaluate the weights of a run", add_help=False)
     evaluate.set_defaults(run=lambda options, rest: _evaluate(rest))
+    analyze = commands.add_parser("analyze", help="look inside a trained model", add_help=False)
+    analyze.set_defaults(run=lambda options, rest: _analyze(rest))
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.run not in (train.get_default("run"), evaluate.get_default("run")):
+    if rest and options.run not in (command.get_default("run") for command in (train, evaluate, analyze)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options.run(options, rest)
 
@@ -68,6 +70,12 @@ def _evaluate(arguments: list[str]) -> int:
     from vtkernels.cli.evaluate import evaluate
 
     return evaluate(arguments)
+
+
+def _analyze(arguments: list[str]) -> int:
+    from vtkernels.cli.analyze import analyze
+
+    return analyze(arguments)
 
 
 __all__ = ["main"]

@@ -5,8 +5,14 @@ import shlex
 from pathlib import Path
 
 import pytest
+from optional import peer
 
 from vtkernels import cli
+from vtkernels.analysis import analysis
+from vtkernels.cli.fields import changed
+from vtkernels.cli.train import _parser
+from vtkernels.evaluation import EvaluationOptions
+from vtkernels.recipes import get_recipe, scaled
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -57,6 +63,25 @@ def test_subcommands_exist(capsys):
             assert cli.main([name, "--help"]) == 0
         except SystemExit as end:
             assert end.code == 0
+
+
+@pytest.mark.parametrize("words", [words for words in commands() if words[:1] == ["vtkernels"] and words[1:2] != []], ids=" ".join)
+def test_options_of_commands_are_understood(words):
+    """Without doing what they say."""
+    _, name, *arguments = words
+    if name not in ("train", "eval", "analyze") or not arguments or arguments[0].isupper():
+        return
+    if name == "train":
+        options, rest = _parser().parse_known_args(arguments)
+        if options.source is None and options.resume is None:
+            recipe, *rest = rest
+            changed(scaled(get_recipe(recipe), options.scale), rest, "vtkernels train")
+        return
+    tyro = peer("tyro")
+    chosen = EvaluationOptions if name == "eval" else analysis(arguments.pop(0)).Options
+    if not arguments[0].startswith("-"):
+        arguments.insert(0, "--model")
+    tyro.cli(chosen, args=arguments)
 
 
 def test_environment_variables_are_told():

@@ -26,6 +26,7 @@ from vtkernels.losses.distillation import (
     tempered,
 )
 from vtkernels.losses.drloc import DrlocLoss, drloc_weight
+from vtkernels.losses.fixmatch import FixMatchLoss, fixmatch_loss
 from vtkernels.losses.focal import FocalLoss, SigmoidFocalLoss, focal_loss, focal_prior_bias, sigmoid_focal_loss
 from vtkernels.losses.gccs import GccsLoss, gccs_loss
 from vtkernels.losses.label_smoothing import LabelSmoothingCrossEntropy, label_smoothing_convention, label_smoothing_cross_entropy
@@ -45,6 +46,7 @@ __all__ = [
     "CrossEntropy",
     "DeitDistillationLoss",
     "DrlocLoss",
+    "FixMatchLoss",
     "FocalLoss",
     "GccsLoss",
     "HardDistillationLoss",
@@ -70,6 +72,7 @@ __all__ = [
     "distillation_divergence",
     "drloc_weight",
     "effective_number_weights",
+    "fixmatch_loss",
     "focal_loss",
     "focal_prior_bias",
     "gccs_loss",

@@ -28,8 +28,9 @@ from vtkernels.recipes._plan import plan
 from vtkernels.recipes._recipe import Model, Recipe
 from vtkernels.recipes._registry import describe_recipe, get_recipe, list_recipes, recipe
 from vtkernels.recipes._schedule import Constant, Cosine, Decay, Linear, Plateau, Steps
-from vtkernels.recipes._task import Classification, Consistency, CrossEntropy, Drloc
+from vtkernels.recipes._task import Classification, Consistency, CrossEntropy, Distillation, Drloc, FixMatch, NoisyStudent
 from vtkernels.recipes._tiny import scaled, tiny
+from vtkernels.recipes._unlabelled import PseudoLabelled, WeakAndStrong
 from vtkernels.train import Settings
 
 __all__ = [
@@ -51,16 +52,20 @@ __all__ = [
     "Cutout",
     "Data",
     "Decay",
+    "Distillation",
     "Drloc",
+    "FixMatch",
     "FriendlySAM",
     "Linear",
     "LookSAM",
     "Mixup",
     "Model",
+    "NoisyStudent",
     "PaddedCrop",
     "PerProcess",
     "PerSamples",
     "Plateau",
+    "PseudoLabelled",
     "RMSprop",
     "RandAugment",
     "RandomAutoAugment",
@@ -71,6 +76,7 @@ __all__ = [
     "Settings",
     "Steps",
     "ThreeAugment",
+    "WeakAndStrong",
     "build",
     "describe_recipe",
     "get_recipe",

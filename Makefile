@@ -42,8 +42,8 @@ demo-attention: $(NATIVE)
 test: $(NATIVE) $(if $(READY),$(OTHER_TRITON))
 	$(PY) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
-# BENCH=attn, sam or jsd
-BENCH ?= attn
+# BENCH=all, or one of them: attn, class_attn, talking_heads, sam, jsd, drloc, linear, augmix, train_step, trainer
+BENCH ?= all
 BENCHMARK = benchmarks/$(BENCH).py
 bench: $(NATIVE)
 	$(PY) $(BENCHMARK) $(BENCH_ARGS)

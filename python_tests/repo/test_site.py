@@ -74,4 +74,4 @@ def test_messages_of_the_troubleshooting_are_the_librarys():
     rows = [line.split("|")[1] for line in (DOCS / "troubleshooting.md").read_text().splitlines() if line.startswith("| `")]
     parts = [part.strip() for row in rows for quoted in re.findall("`([^`]+)`", row) for part in re.split(r"\.\.\.|[:()]| must ", quoted)]
     assert len(rows) > 10
-    assert not [part for part in parts if len(part) > 3 and "Illegal instruction" != part and part not in sources]
+    assert not [part for part in parts if len(part) > 3 and part != "Illegal instruction" and part not in sources]

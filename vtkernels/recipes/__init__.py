@@ -28,8 +28,10 @@ from vtkernels.recipes._plan import plan
 from vtkernels.recipes._recipe import Model, Recipe
 from vtkernels.recipes._registry import describe_recipe, get_recipe, list_recipes, recipe
 from vtkernels.recipes._schedule import Constant, Cosine, Decay, Linear, Plateau, Steps
-from vtkernels.recipes._task import Classification, Consistency, CrossEntropy, Drloc
+from vtkernels.recipes._self_training import SelfTraining, self_train
+from vtkernels.recipes._task import Classification, Consistency, CrossEntropy, Distillation, Drloc, FixMatch, NoisyStudent
 from vtkernels.recipes._tiny import scaled, tiny
+from vtkernels.recipes._unlabelled import PseudoLabelled, WeakAndStrong
 from vtkernels.train import Settings
 
 __all__ = [
@@ -51,16 +53,20 @@ __all__ = [
     "Cutout",
     "Data",
     "Decay",
+    "Distillation",
     "Drloc",
+    "FixMatch",
     "FriendlySAM",
     "Linear",
     "LookSAM",
     "Mixup",
     "Model",
+    "NoisyStudent",
     "PaddedCrop",
     "PerProcess",
     "PerSamples",
     "Plateau",
+    "PseudoLabelled",
     "RMSprop",
     "RandAugment",
     "RandomAutoAugment",
@@ -68,9 +74,11 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "ResizedCrop",
+    "SelfTraining",
     "Settings",
     "Steps",
     "ThreeAugment",
+    "WeakAndStrong",
     "build",
     "describe_recipe",
     "get_recipe",
@@ -78,5 +86,6 @@ __all__ = [
     "plan",
     "recipe",
     "scaled",
+    "self_train",
     "tiny",
 ]

@@ -61,6 +61,7 @@ class Data:
         batch_size: images of one optimizer step, over all processes and accumulated passes together.
         valid_batch_size: images of a pass in evaluation, in each process; None means as many as one pass of training.
         fraction: share of the training images that is used.
+        fraction_seed: which images these are.
         noise: probability with which the label of a training image is replaced by a random one.
         noise_among: whether the right class is "all" others' equal in that draw, or left out of it ("others").
         normalize: by the "set"'s own mean and deviation, by those of "imagenet", to -1..1 ("half"), or not at all ("none").
@@ -79,6 +80,7 @@ class Data:
     batch_size: int = 1024
     valid_batch_size: int | None = None
     fraction: float = 1.0
+    fraction_seed: int = 0
     noise: float = 0.0
     noise_among: Literal["all", "others"] = "all"
     normalize: Literal["set", "imagenet", "half", "none"] = "imagenet"
@@ -91,6 +93,7 @@ class Data:
 
     def check(self) -> None:
         check_between("data.fraction", self.fraction, 0, 1, open_below=True)
+        check_between("data.fraction_seed", self.fraction_seed, 0)
         check_between("data.noise", self.noise, 0, 1)
         check_between("data.eval_crop", self.eval_crop, 0, 1, open_below=True)
         check_between("data.batch_size", self.batch_size, 1)
@@ -109,16 +112,24 @@ class Data:
         """For training and for evaluation."""
         from vtkernels.data.datasets import fraction_subset, noisy_labels
 
-        train = self._set("train")
+        train = self.whole("train")
         if self.fraction < 1:
-            train = fraction_subset(train, self.fraction)
+            train = fraction_subset(train, self.fraction, seed=self.fraction_seed)
         if self.noise > 0:
             train = noisy_labels(train, self.noise, among=self.noise_among)
         if not len(train):
             refuse("data.fraction", "leave at least one image", self.fraction)
-        return train, self._set("valid")
+        return train, self.whole("valid")
 
-    def _set(self, part: Literal["train", "valid"]) -> "ImageDataset":
+    def left_out(self) -> "ImageDataset":
+        """The training images that `fraction` does not use."""
+        from vtkernels.data.datasets import Subset, fraction_subset
+
+        whole = self.whole("train")
+        used = fraction_subset(whole, self.fraction, seed=self.fraction_seed).indices
+        return Subset(whole, sorted(set(range(len(whole))) - set(used.tolist())))
+
+    def whole(self, part: Literal["train", "valid"]) -> "ImageDataset":
         from vtkernels.data.datasets import create_dataset, list_datasets
         from vtkernels.recipes._errors import nearest
 

@@ -11,6 +11,7 @@ from vtkernels.recipes._json import from_json, to_json
 from vtkernels.recipes._optim import AdamW, Optimizers, Sharpness
 from vtkernels.recipes._schedule import Cosine, Schedules
 from vtkernels.recipes._task import Classification, Task
+from vtkernels.recipes._unlabelled import Unlabelled
 from vtkernels.train import Settings
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Recipe:
         name: of the run.
         model: what is trained.
         data: on which images.
+        unlabelled: on which images without labels beside them.
         augment: what is done to each image.
         mix: what is done to a batch of them.
         erase: what is cut out of them.
@@ -77,6 +79,7 @@ class Recipe:
     name: str = "recipe"
     model: Model = Model()
     data: Data = Data()
+    unlabelled: Unlabelled | None = None
     augment: Augment = Augment()
     mix: Mixup | None = None
     erase: Erase | None = None

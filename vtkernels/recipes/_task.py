@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from vtkernels.recipes._errors import check_between, refuse
+from vtkernels.recipes._unlabelled import PseudoLabelled, WeakAndStrong
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +23,8 @@ class Given(NamedTuple):
     mixed: bool
     # of each image in a batch
     views: int
+    # edge of the images
+    size: int = 224
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,4 +155,117 @@ class Drloc:
         return replace(self, inner=self.inner.tiny(share), warmup=self.warmup * share, span=self.span * share)
 
 
-Task = Classification | Drloc
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """Another task, plus what a teacher says of the same augmented and mixed images.
+
+    Attributes:
+        inner: the task itself, which counts 1 - alpha.
+        teacher: its weights: a run's folder, a file, hf-hub:owner/name, timm:architecture.tag; or new:MODEL, which knows nothing, to try a recipe.
+        teacher_model: its architecture where the weights do not tell: one of `vtkernels list models`, or timm:NAME.
+        form: "hard" learns the teacher's class, "soft" its probabilities.
+        alpha: weight of the teacher.
+        temperature: of both sides' probabilities, of the soft form.
+        mean: of the soft form over "samples" as published by Hinton, or over "elements" as in DeiT's code, which is 1 / classes of that.
+    """
+
+    inner: "Task" = Classification()
+    teacher: str | None = None
+    teacher_model: str | None = None
+    form: Literal["hard", "soft"] = "hard"
+    alpha: float = 0.5
+    temperature: float = 1.0
+    mean: Literal["samples", "elements"] = "samples"
+
+    @property
+    def smoothing(self) -> float:
+        return self.inner.smoothing
+
+    def check(self) -> None:
+        self.inner.check()
+        check_between("task.alpha", self.alpha, 0, 1)
+        check_between("task.temperature", self.temperature, 0, open_below=True)
+
+    def build(self, given: Given) -> "TrainTask":
+        from vtkernels.recipes._teacher import teacher
+        from vtkernels.train import DistillationTask
+
+        inner = self.inner.build(given)
+        if next(given.model.parameters()).is_meta:
+            # a plan of the student needs nobody's weights
+            return inner
+        known = teacher(self.teacher, self.teacher_model, given)
+        return DistillationTask(inner, known, self.form, alpha=self.alpha, temperature=self.temperature, mean=self.mean)
+
+    def tiny(self, share: float) -> Self:
+        return replace(self, inner=self.inner.tiny(share), teacher="new:vit_nano_patch4_32", teacher_model=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyStudent:
+    """Labels, and a teacher's pseudo-labels of other images; the second count as many times as there are more of them in a batch.
+
+    Attributes:
+        smoothing: probability that is spread over all classes, of labels and of hard pseudo-labels.
+        temperature: of the teacher's probabilities.
+    """
+
+    smoothing: float = 0.1
+    temperature: float = 1.0
+
+    POOL: ClassVar[type] = PseudoLabelled
+
+    def check(self) -> None:
+        check_between("task.smoothing", self.smoothing, 0, 1)
+        check_between("task.temperature", self.temperature, 0, open_below=True)
+
+    def build(self, given: Given) -> "TrainTask":
+        from vtkernels.losses import NoisyStudentLoss
+        from vtkernels.train import NoisyStudentTask
+
+        return NoisyStudentTask(given.model, NoisyStudentLoss(temperature=self.temperature, smoothing=self.smoothing))
+
+    def tiny(self, share: float) -> Self:
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixMatch:
+    """Labels, and the class of weakly augmented images for their strongly augmented views, where the model is sure of it.
+
+    Attributes:
+        threshold: probability from which on it is sure.
+        weight: of unlabelled images, the paper's lambda_u.
+    """
+
+    threshold: float = 0.95
+    weight: float = 1.0
+
+    POOL: ClassVar[type] = WeakAndStrong
+
+    @property
+    def smoothing(self) -> float:
+        return 0.0
+
+    def check(self) -> None:
+        check_between("task.threshold", self.threshold, 0, 1)
+        check_between("task.weight", self.weight, 0)
+
+    def build(self, given: Given) -> "TrainTask":
+        from vtkernels.losses import FixMatchLoss
+        from vtkernels.train import FixMatchTask
+
+        return FixMatchTask(given.model, FixMatchLoss(threshold=self.threshold, weight=self.weight))
+
+    def tiny(self, share: float) -> Self:
+        return self
+
+
+Task = Classification | Drloc | Distillation | NoisyStudent | FixMatch
+
+
+def pool_of(task: Any) -> type | None:
+    """The kind of unlabelled images that a task, or the one it wraps, learns from."""
+    while hasattr(task, "inner"):
+        task = task.inner
+    return getattr(task, "POOL", None)

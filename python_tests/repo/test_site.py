@@ -21,7 +21,7 @@ DOCS = ROOT / "docs"
 def site(tmp_path_factory):
     peer("material")
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
     return folder
@@ -66,3 +66,12 @@ def test_recipes_that_pages_name_exist():
     for document in [ROOT / "README.md", *DOCS.rglob("*.md")]:
         for name in re.findall(r"vtkernels train (\w+)", document.read_text()):
             assert name in (*list_recipes(), "RECIPE"), f"{document.name} trains {name}"
+
+
+def test_messages_of_the_troubleshooting_are_the_librarys():
+    sources = "".join(path.read_text() for path in [*ROOT.glob("vtkernels/**/*.py"), ROOT / "setup.py"])
+    # a message that is put together: its parts must be there
+    rows = [line.split("|")[1] for line in (DOCS / "troubleshooting.md").read_text().splitlines() if line.startswith("| `")]
+    parts = [part.strip() for row in rows for quoted in re.findall("`([^`]+)`", row) for part in re.split(r"\.\.\.|[:()]| must ", quoted)]
+    assert len(rows) > 10
+    assert not [part for part in parts if len(part) > 3 and part != "Illegal instruction" and part not in sources]

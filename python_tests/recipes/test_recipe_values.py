@@ -263,4 +263,12 @@ def test_rates_scale_with_the_run(per, world, rate):
 def test_every_full_recipe_is_in_the_table():
     from vtkernels.recipes import list_recipes
 
-    assert set(list_recipes()) - set(TABLE) == {"smoke", "demo", "swin_t_scratch"}
+    assert set(list_recipes()) - set(TABLE) == {
+        "smoke",
+        "demo",
+        "swin_t_scratch",
+        "ade20k_upernet",
+        "coco_detection",
+        "shapes_segmentation",
+        "shapes_detection",
+    }

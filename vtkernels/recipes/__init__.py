@@ -18,6 +18,7 @@ from vtkernels.recipes._augment import (
     RandomAutoAugment,
     RandomErasing,
     ResizedCrop,
+    Scene,
     ThreeAugment,
 )
 from vtkernels.recipes._build import build
@@ -28,7 +29,7 @@ from vtkernels.recipes._plan import plan
 from vtkernels.recipes._recipe import Model, Recipe
 from vtkernels.recipes._registry import describe_recipe, get_recipe, list_recipes, recipe
 from vtkernels.recipes._schedule import Constant, Cosine, Decay, Linear, Plateau, Steps
-from vtkernels.recipes._task import Classification, Consistency, CrossEntropy, Drloc
+from vtkernels.recipes._task import Classification, Consistency, CrossEntropy, Detection, Drloc, Segmentation
 from vtkernels.recipes._tiny import scaled, tiny
 from vtkernels.train import Settings
 
@@ -51,6 +52,7 @@ __all__ = [
     "Cutout",
     "Data",
     "Decay",
+    "Detection",
     "Drloc",
     "FriendlySAM",
     "Linear",
@@ -68,6 +70,8 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "ResizedCrop",
+    "Scene",
+    "Segmentation",
     "Settings",
     "Steps",
     "ThreeAugment",

@@ -26,7 +26,7 @@ def tiny(recipe: Recipe, data: str = "digits", epochs: int = EPOCHS) -> Recipe:
     return replace(
         recipe,
         model=smallest(recipe.model),
-        data=recipe.data.tiny(data),
+        data=recipe.task.tiny_data(recipe.data.tiny(data)),
         augment=recipe.augment.tiny(),
         task=recipe.task.tiny(share),
         optim=optim,

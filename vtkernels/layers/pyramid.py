@@ -29,11 +29,16 @@ class TopDown(nn.Module):
         self.laterals = nn.ModuleList(ConvNormAct(own, channels, 1) for own in in_channels)
         self.smooth = nn.ModuleList(ConvNormAct(channels, channels) for _ in in_channels)
 
-    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, maps: Sequence[Tensor], top: Tensor | None = None) -> list[Tensor]:
+        """`top` is what a still coarser level knows, as wide as the pyramid already; it comes back last, as it is."""
         merged = [lateral(own) for lateral, own in zip(self.laterals, maps, strict=True)]
-        for level in range(len(merged) - 2, -1, -1):
-            merged[level] = merged[level] + resized(merged[level + 1], merged[level].shape[-2:])
-        return [smooth(own) for smooth, own in zip(self.smooth, merged, strict=True)]
+        above = top
+        for level in range(len(merged) - 1, -1, -1):
+            if above is not None:
+                merged[level] = merged[level] + resized(above, merged[level].shape[-2:])
+            above = merged[level]
+        levels = [smooth(own) for smooth, own in zip(self.smooth, merged, strict=True)]
+        return levels if top is None else [*levels, top]
 
 
 class PyramidPooling(nn.Module):

@@ -39,12 +39,12 @@ class UPerHead(nn.Module):
         super().__init__()
         self.levels = list(range(len(in_channels)))
         self.pooling = PyramidPooling(in_channels[-1], channels, regions)
-        self.pyramid = TopDown([*in_channels[:-1], channels], channels)
+        self.pyramid = TopDown(in_channels[:-1], channels)
         self.merge = ConvNormAct(len(in_channels) * channels, channels)
         self.classifier = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, num_classes, 1))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        levels = self.pyramid([*maps[:-1], self.pooling(maps[-1])])
+        levels = self.pyramid(maps[:-1], top=self.pooling(maps[-1]))
         return self.classifier(self.merge(side_by_side(levels)))
 
 

@@ -18,6 +18,7 @@ from vtkernels.recipes._augment import (
     RandomAutoAugment,
     RandomErasing,
     ResizedCrop,
+    Scene,
     ThreeAugment,
 )
 from vtkernels.recipes._build import build
@@ -28,8 +29,12 @@ from vtkernels.recipes._plan import plan
 from vtkernels.recipes._recipe import Model, Recipe
 from vtkernels.recipes._registry import describe_recipe, get_recipe, list_recipes, recipe
 from vtkernels.recipes._schedule import Constant, Cosine, Decay, Linear, Plateau, Steps
+<<<<<<< HEAD
 from vtkernels.recipes._self_training import SelfTraining, self_train
 from vtkernels.recipes._task import Classification, Consistency, CrossEntropy, Distillation, Drloc, FixMatch, NoisyStudent
+=======
+from vtkernels.recipes._task import Classification, Consistency, CrossEntropy, Detection, Drloc, Segmentation
+>>>>>>> down
 from vtkernels.recipes._tiny import scaled, tiny
 from vtkernels.recipes._unlabelled import PseudoLabelled, WeakAndStrong
 from vtkernels.train import Settings
@@ -53,7 +58,11 @@ __all__ = [
     "Cutout",
     "Data",
     "Decay",
+<<<<<<< HEAD
     "Distillation",
+=======
+    "Detection",
+>>>>>>> down
     "Drloc",
     "FixMatch",
     "FriendlySAM",
@@ -74,7 +83,12 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "ResizedCrop",
+<<<<<<< HEAD
     "SelfTraining",
+=======
+    "Scene",
+    "Segmentation",
+>>>>>>> down
     "Settings",
     "Steps",
     "ThreeAugment",

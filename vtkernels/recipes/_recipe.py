@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from vtkernels.recipes._augment import Augment, Erase, Mixup
+from vtkernels.recipes._augment import Augment, Erase, Mixup, Scene
 from vtkernels.recipes._data import Data, Scalar
 from vtkernels.recipes._errors import nearest, refuse
 from vtkernels.recipes._json import from_json, to_json
@@ -79,8 +79,12 @@ class Recipe:
     name: str = "recipe"
     model: Model = Model()
     data: Data = Data()
+<<<<<<< HEAD
     unlabelled: Unlabelled | None = None
     augment: Augment = Augment()
+=======
+    augment: Augment | Scene = Augment()
+>>>>>>> down
     mix: Mixup | None = None
     erase: Erase | None = None
     task: Task = Classification()

@@ -33,6 +33,7 @@ VOC_CLASSES = (
     "train",
     "tvmonitor",
 )
+_VOC_LABELS = {kind: label for label, kind in enumerate(VOC_CLASSES)}
 
 Objects = dict[str, np.ndarray]
 
@@ -108,8 +109,8 @@ def _voc_objects(path: Path) -> Objects:
         for entry in entries:
             x0, y0, x1, y1 = (float(entry.find("bndbox").findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax"))
             # published corners count from 1, and are both inside
-            rows.append(([x0 - 1, y0 - 1, x1, y1], VOC_CLASSES.index(entry.findtext("name")), entry.findtext("difficult") == "1"))
-    except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
+            rows.append(([x0 - 1, y0 - 1, x1, y1], _VOC_LABELS[entry.findtext("name")], entry.findtext("difficult") == "1"))
+    except (ElementTree.ParseError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected an annotation of VOC with objects of its 20 classes, got {error}; fetch it anew") from error
     return _objects(rows, "difficult")
 

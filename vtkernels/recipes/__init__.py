@@ -29,12 +29,8 @@ from vtkernels.recipes._plan import plan
 from vtkernels.recipes._recipe import Model, Recipe
 from vtkernels.recipes._registry import describe_recipe, get_recipe, list_recipes, recipe
 from vtkernels.recipes._schedule import Constant, Cosine, Decay, Linear, Plateau, Steps
-<<<<<<< HEAD
 from vtkernels.recipes._self_training import SelfTraining, self_train
-from vtkernels.recipes._task import Classification, Consistency, CrossEntropy, Distillation, Drloc, FixMatch, NoisyStudent
-=======
-from vtkernels.recipes._task import Classification, Consistency, CrossEntropy, Detection, Drloc, Segmentation
->>>>>>> down
+from vtkernels.recipes._task import Classification, Consistency, CrossEntropy, Detection, Distillation, Drloc, FixMatch, NoisyStudent, Segmentation
 from vtkernels.recipes._tiny import scaled, tiny
 from vtkernels.recipes._unlabelled import PseudoLabelled, WeakAndStrong
 from vtkernels.train import Settings
@@ -58,11 +54,8 @@ __all__ = [
     "Cutout",
     "Data",
     "Decay",
-<<<<<<< HEAD
-    "Distillation",
-=======
     "Detection",
->>>>>>> down
+    "Distillation",
     "Drloc",
     "FixMatch",
     "FriendlySAM",
@@ -83,12 +76,9 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "ResizedCrop",
-<<<<<<< HEAD
-    "SelfTraining",
-=======
     "Scene",
     "Segmentation",
->>>>>>> down
+    "SelfTraining",
     "Settings",
     "Steps",
     "ThreeAugment",

@@ -77,13 +77,10 @@ def check(recipe: Recipe, world: int = 1) -> int:
     """What can be told without data and model. Returns the images of one pass in one process."""
     for section in (recipe.model, recipe.data, recipe.augment, recipe.task, recipe.optim, *([recipe.mix] if recipe.mix else [])):
         section.check()
-<<<<<<< HEAD
     check_pool(recipe)
-=======
     if recipe.augment.joint != recipe.task.joint:
         wanted, got = ("scene", "images alone") if recipe.task.joint else ("augment", "images with their masks or boxes")
         refuse("augment", "suit the task", f"one for {got}", f"try --augment {wanted}")
->>>>>>> down
     parts = world * recipe.train.accumulate
     whole = recipe.data.batch_size
     if whole % parts:

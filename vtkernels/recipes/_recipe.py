@@ -79,12 +79,8 @@ class Recipe:
     name: str = "recipe"
     model: Model = Model()
     data: Data = Data()
-<<<<<<< HEAD
     unlabelled: Unlabelled | None = None
-    augment: Augment = Augment()
-=======
     augment: Augment | Scene = Augment()
->>>>>>> down
     mix: Mixup | None = None
     erase: Erase | None = None
     task: Task = Classification()

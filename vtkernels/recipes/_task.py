@@ -2,11 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-<<<<<<< HEAD
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
-=======
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
->>>>>>> down
 
 from vtkernels.recipes._errors import check_between, refuse
 from vtkernels.recipes._unlabelled import PseudoLabelled, WeakAndStrong
@@ -73,15 +69,25 @@ class Consistency:
 Loss = CrossEntropy | Consistency
 
 
+class OfImages:
+    """What tasks have in common that learn one thing of each image."""
+
+    # whether images are transformed together with masks or boxes
+    joint: ClassVar[bool] = False
+
+    def tiny_data(self, data: "Data") -> "Data":
+        """What the task can learn from at the smallest scale: any data here."""
+        return data
+
+
 @dataclass(frozen=True, kw_only=True)
-class Classification:
+class Classification(OfImages):
     """Images into classes.
 
     Attributes:
         loss: of logits and targets.
     """
 
-    joint: ClassVar[bool] = False
     loss: Loss = CrossEntropy()
 
     @property
@@ -99,13 +105,9 @@ class Classification:
     def tiny(self, share: float) -> Self:
         return self
 
-    def tiny_data(self, data: "Data") -> "Data":
-        """What the task can learn from, which is any data here."""
-        return data
-
 
 @dataclass(frozen=True, kw_only=True)
-class Drloc:
+class Drloc(OfImages):
     """Another task, plus dense relative localisation of the model's last map.
 
     Attributes:
@@ -119,7 +121,6 @@ class Drloc:
         reference: "released" counts distances in positions, as the code that made the published figures; "paper" in shares of the map.
     """
 
-    joint: ClassVar[bool] = False
     inner: "Task" = Classification()
     weight: float = 0.5
     warmup: float = 20
@@ -168,9 +169,9 @@ class Drloc:
     def tiny_data(self, data: "Data") -> "Data":
         return self.inner.tiny_data(data)
 
-<<<<<<< HEAD
+
 @dataclass(frozen=True, kw_only=True)
-class Distillation:
+class Distillation(OfImages):
     """Another task, plus what a teacher says of the same augmented and mixed images.
 
     Attributes:
@@ -216,7 +217,7 @@ class Distillation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoisyStudent:
+class NoisyStudent(OfImages):
     """Labels, and a teacher's pseudo-labels of other images; the second count as many times as there are more of them in a batch.
 
     Attributes:
@@ -244,7 +245,7 @@ class NoisyStudent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixMatch:
+class FixMatch(OfImages):
     """Labels, and the class of weakly augmented images for their strongly augmented views, where the model is sure of it.
 
     Attributes:
@@ -274,16 +275,6 @@ class FixMatch:
     def tiny(self, share: float) -> Self:
         return self
 
-
-Task = Classification | Drloc | Distillation | NoisyStudent | FixMatch
-
-
-def pool_of(task: Any) -> type | None:
-    """The kind of unlabelled images that a task, or the one it wraps, learns from."""
-    while hasattr(task, "inner"):
-        task = task.inner
-    return getattr(task, "POOL", None)
-=======
 
 @dataclass(frozen=True, kw_only=True)
 class Segmentation:
@@ -368,5 +359,11 @@ def check_unmixed(given: Given) -> None:
         refuse("mix", "be none where pixels or boxes are learnt", "mixed classes", "try --mix none")
 
 
-Task = Classification | Drloc | Segmentation | Detection
->>>>>>> down
+Task = Classification | Drloc | Distillation | NoisyStudent | FixMatch | Segmentation | Detection
+
+
+def pool_of(task: Any) -> type | None:
+    """The kind of unlabelled images that a task, or the one it wraps, learns from."""
+    while hasattr(task, "inner"):
+        task = task.inner
+    return getattr(task, "POOL", None)

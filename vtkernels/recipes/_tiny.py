@@ -30,12 +30,8 @@ def tiny(recipe: Recipe, data: str = "digits", epochs: int = EPOCHS) -> Recipe:
     return replace(
         recipe,
         model=smallest(recipe.model),
-<<<<<<< HEAD
-        data=images,
+        data=recipe.task.tiny_data(images),
         unlabelled=recipe.unlabelled and recipe.unlabelled.tiny(),
-=======
-        data=recipe.task.tiny_data(recipe.data.tiny(data)),
->>>>>>> down
         augment=recipe.augment.tiny(),
         task=recipe.task.tiny(share),
         optim=optim,

@@ -119,7 +119,7 @@ def _roofline(results: list[Result], path: Path) -> bool:
             axes.plot(xs, [min(peak, copy * x) for x in xs], color=colour, label=f"{kind}: {peak:.0f} GFLOP/s, copy {copy:.0f} GB/s")
             axes.plot([x for _, x, _ in alike], [y for _, _, y in alike], "o", color=colour, alpha=0.5, markersize=5)
         axes.set(xscale="log", yscale="log", xlabel="FLOP for each byte that must move", ylabel="GFLOP/s", title="Our kernels below this machine's limits")
-        drawn.legend(loc="outside lower center", ncols=2)
+        drawn.legend(loc="outside lower center", ncols=1)
     return True
 
 

@@ -30,7 +30,7 @@ class Scale(NamedTuple):
     cycles: int
 
 
-SCALES = {"trial": Scale(20, 1), "short": Scale(36, 2), "full": Scale(120, 3)}
+SCALES = {"trial": Scale(20, 1), "short": Scale(40, 3), "full": Scale(120, 3)}
 
 
 def plan_of(seed: int, scale: Scale) -> SelfTraining:

@@ -30,7 +30,7 @@ OTHER_TRITON := build/triton-3.6/.ready
 WORKERS ?= $(shell nproc)
 PARALLEL := $(if $(READY),-n $(WORKERS) --dist worksteal)
 
-.PHONY: demo demo-attention test bench check gpu-check gpu-bench wheel clean
+.PHONY: demo demo-attention test bench check docs gpu-check gpu-bench wheel clean
 
 demo: $(NATIVE)
 	$(PY) examples/demo.py
@@ -54,6 +54,10 @@ check: $(NATIVE)
 	$(if $(READY),$(VENV)/bin/)clang-format --dry-run --Werror $(FORMATTED)
 	$(PY) -m pytest -q $(PARALLEL) -m "not slow" $(PYTEST_ARGS)
 
+# the documentation as a site, in build/site
+docs: $(READY)
+	$(PY) -m mkdocs build --strict
+
 gpu-check: $(NATIVE)
 	$(PY) benchmarks/gpu_check.py $(GPU_ARGS)
 
@@ -75,7 +79,7 @@ $(READY): pyproject.toml
 	$(PY) -m pip install -q --upgrade pip "setuptools>=77" wheel ninja pybind11
 	$(PY) -m pip install -q $(TORCH)
 	$(PY) -m pip install -q --no-deps $(TORCHVISION) timm
-	VTKERNELS_BUILD=none $(PY) -m pip install -q --no-build-isolation -e ".[test,bench,dev,models,data,train]"
+	VTKERNELS_BUILD=none $(PY) -m pip install -q --no-build-isolation -e ".[test,bench,dev,docs,models,data,train]"
 	$(PY) -m pip install -q triton || echo "triton could not be installed: its backend and tests are skipped"
 	$(PY) -m pip install -q lightning transformers accelerate || echo "the trainers could not be installed: their examples' tests are skipped"
 	@touch $@

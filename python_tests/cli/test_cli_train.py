@@ -103,7 +103,9 @@ def test_help_shows_types_defaults_and_words(capsys):
         "--resume[FOLDER]",
     ):
         assert part in told
-    assert cli.main(["train", "--help"]) == 0
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", "--help"])
+    assert end.value.code == 0
     assert "swin_t_drloc" in capsys.readouterr().out
 
 
@@ -137,6 +139,9 @@ def test_smoke_trains_resumes_and_starts_again(capsys, monkeypatch, tmp_path):
     assert {"recipe.json", "log.jsonl", "last.pt", "best.pt", "report.html", "weights"} <= {path.name for path in run.iterdir()}
     saved = Recipe.load(run)
     assert (saved.train.epochs, saved.model.num_classes) == (1, 10)
+    # its weights are evaluated as they stand there
+    assert cli.main(["eval", "runs/smoke", "--limit", "50", "--out", "evaluation"]) == 0
+    assert json.loads(Path("evaluation/evaluation.json").read_text())
     # on with a second epoch, in the same folder
     assert cli.main(["train", "--resume", "--no-report", "--train.epochs", "2"]) == 0
     epochs = [record["epoch"] for line in (run / "log.jsonl").read_text().splitlines() if (record := json.loads(line))["kind"] == "epoch"]

@@ -46,7 +46,7 @@ def _train(arguments: list[str]) -> int:
     if options.help and not name and not options.source:
         parser.print_help()
         print("\nrecipes:\n" + "\n".join(f"  {recipe:22} {describe_recipe(recipe)}" for recipe in list_recipes()))
-        return 0
+        parser.exit()
     given = [what for what in (name, options.source, options.resume) if what is not None]
     if len(given) != 1:
         parser.error("expected a recipe, --from FILE or --resume [FOLDER], and only one of them; `vtkernels list recipes` names all")

@@ -28,6 +28,7 @@ from vtkernels.recipes._plan import plan
 from vtkernels.recipes._recipe import Model, Recipe
 from vtkernels.recipes._registry import describe_recipe, get_recipe, list_recipes, recipe
 from vtkernels.recipes._schedule import Constant, Cosine, Decay, Linear, Plateau, Steps
+from vtkernels.recipes._self_training import SelfTraining, self_train
 from vtkernels.recipes._task import Classification, Consistency, CrossEntropy, Distillation, Drloc, FixMatch, NoisyStudent
 from vtkernels.recipes._tiny import scaled, tiny
 from vtkernels.recipes._unlabelled import PseudoLabelled, WeakAndStrong
@@ -73,6 +74,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "ResizedCrop",
+    "SelfTraining",
     "Settings",
     "Steps",
     "ThreeAugment",
@@ -84,5 +86,6 @@ __all__ = [
     "plan",
     "recipe",
     "scaled",
+    "self_train",
     "tiny",
 ]

@@ -141,6 +141,8 @@ def training_loader(recipe: Recipe, dataset: "ImageDataset", num_classes: int, b
 
     data, augment = recipe.data, recipe.augment
     statistics = data.statistics(dataset)
+    if -(-len(dataset) // distributed.world()) < batch_size:
+        refuse("data.batch_size", f"be at most the training set's {len(dataset)} images", data.batch_size)
     common: dict[str, Any] = {"train": True, "workers": data.workers, "device": device, "on_corrupt": data.on_corrupt}
     loader = create_loader(
         dataset,
@@ -153,8 +155,6 @@ def training_loader(recipe: Recipe, dataset: "ImageDataset", num_classes: int, b
         repeats=augment.repeats,
         **common,
     )
-    if not len(loader):
-        refuse("data.batch_size", f"be at most the training set's {len(dataset)} images", data.batch_size)
     if (pool := recipe.unlabelled) is None:
         return loader
     samples, size = pool.samples(data, dataset.classes), batch_size * pool.ratio

@@ -42,14 +42,14 @@ def teacher(source: str | None, architecture: str | None, given: "Given") -> "nn
 
 
 def _loaded(source: str, architecture: str | None, given: "Given") -> "nn.Module":
-    import vtkernels
+    from vtkernels.models import create_model, list_models
 
     kind, _, name = source.partition(":")
     if kind == "new":
-        return vtkernels.create_model(name, num_classes=given.num_classes, img_size=given.size)
+        return create_model(name, num_classes=given.num_classes, img_size=given.size)
     if architecture is None and kind == "timm":
         architecture = name.partition(".")[0]
-        if architecture not in vtkernels.list_models():
+        if architecture not in list_models():
             return _timm(name, pretrained=True)
     if architecture is not None and architecture.startswith("timm:"):
         return _timm(architecture.removeprefix("timm:"), num_classes=given.num_classes, checkpoint_path=str(_file(source)))
@@ -58,10 +58,10 @@ def _loaded(source: str, architecture: str | None, given: "Given") -> "nn.Module
 
         if saved_config(source) is None:
             _unknown(source)
-        return vtkernels.create_model(checkpoint=source)
-    if architecture not in vtkernels.list_models():
-        refuse("task.teacher_model", "be one of `vtkernels list models`", repr(architecture), nearest(architecture, vtkernels.list_models()))
-    return vtkernels.create_model(architecture, num_classes=given.num_classes, img_size=given.size, checkpoint=source)
+        return create_model(checkpoint=source)
+    if architecture not in list_models():
+        refuse("task.teacher_model", "be one of `vtkernels list models`", repr(architecture), nearest(architecture, list_models()))
+    return create_model(architecture, num_classes=given.num_classes, img_size=given.size, checkpoint=source)
 
 
 def _unknown(source: str) -> NoReturn:

@@ -119,7 +119,8 @@ class PseudoLabelled(Pool):
         return augment.build(size, statistics)
 
     def tiny(self) -> Self:
-        return replace(super().tiny(), labels=None, per_class=min(self.per_class, self.TINY_PER_CLASS))
+        # a teacher of ten epochs is sure of nothing
+        return replace(super().tiny(), labels=None, confidence=0.0, per_class=min(self.per_class, self.TINY_PER_CLASS))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for folder in folders:
         results = [json.loads(path.read_text()) | {"file": path.stem} for path in sorted(folder.glob("*.json"))]
+        results = [result for result in results if result.get("benchmark") == "claim"]
+        if not results:
+            continue
         rows = [[result["title"], result["scale"], str(seeds_of(result)), result["words"]] for result in results]
         report.print_table(f"claims on {results[0]['environment']['device']}", ["claim", "scale", "seeds", "what became of it"], rows)
         (folder / "README.md").write_text(page(results))

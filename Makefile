@@ -30,7 +30,7 @@ OTHER_TRITON := build/triton-3.6/.ready
 WORKERS ?= $(shell nproc)
 PARALLEL := $(if $(READY),-n $(WORKERS) --dist worksteal)
 
-.PHONY: demo demo-attention test bench check docs gpu-check gpu-bench wheel clean
+.PHONY: demo demo-attention test bench claims check docs gpu-check gpu-bench wheel clean
 
 demo: $(NATIVE)
 	$(PY) examples/demo.py
@@ -57,6 +57,12 @@ check: $(NATIVE)
 # the documentation as a site, in build/site
 docs: $(READY)
 	$(PY) -m mkdocs build --strict
+
+# what the sources claim, tested by training, about ten minutes of one core each; stopped, the same command goes on where it was.
+# CLAIMS="sam drloc" picks some, CLAIM_ARGS="--seeds 10", "--minutes 30" or "--scale full --path FOLDER" are passed on
+CLAIMS ?= distillation data_hunger drloc sam augmix ablation depth
+claims: $(NATIVE)
+	$(foreach claim,$(CLAIMS),$(PY) -m benchmarks.claims.$(claim) $(CLAIM_ARGS) &&) $(PY) -m benchmarks.claims.table
 
 gpu-check: $(NATIVE)
 	$(PY) benchmarks/gpu_check.py $(GPU_ARGS)

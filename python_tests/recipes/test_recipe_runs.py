@@ -26,13 +26,16 @@ def trains_and_resumes(name: str, folder) -> None:
     assert Recipe.load(folder).name == name
 
 
-@pytest.mark.parametrize("name", ["smoke", "swin_t_drloc", "augmix_cifar"])
+QUICK = ["smoke", "swin_t_drloc", "augmix_cifar", "deit_iii", "linear_probe", "augmix_cifar_adversarial", "noisy_labels", "cct"]
+
+
+@pytest.mark.parametrize("name", QUICK)
 def test_recipes_train_and_resume(name, tmp_path):
     trains_and_resumes(name, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in list_recipes() if name not in ("smoke", "swin_t_drloc", "augmix_cifar")])
+@pytest.mark.parametrize("name", [name for name in list_recipes() if name not in QUICK])
 def test_all_recipes_train_and_resume(name, tmp_path):
     trains_and_resumes(name, tmp_path)
 

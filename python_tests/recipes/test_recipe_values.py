@@ -258,9 +258,3 @@ def test_rates_scale_with_the_run(per, world, rate):
     # without `ends` those of the schedule stay, and nothing is scaled twice
     assert resolved.schedule == recipe.schedule
     assert resolved.resolved(world) == resolved
-
-
-def test_every_full_recipe_is_in_the_table():
-    from vtkernels.recipes import list_recipes
-
-    assert set(list_recipes()) - set(TABLE) == {"smoke", "demo", "swin_t_scratch"}

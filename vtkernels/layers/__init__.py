@@ -3,7 +3,7 @@
 from vtkernels.layers.activations import ACTIVATIONS, activation
 from vtkernels.layers.attention import Attention
 from vtkernels.layers.autocast import without_autocast
-from vtkernels.layers.block import Block
+from vtkernels.layers.block import Block, ScaledBlock
 from vtkernels.layers.depthwise_separable import DepthwiseSeparableConv, SeparableConv2d
 from vtkernels.layers.drop_path import DropPath, linear_rates
 from vtkernels.layers.initial import lecun_normal, truncated_normal_linears
@@ -40,6 +40,7 @@ __all__ = [
     "Mlp2d",
     "PatchEmbed",
     "Patches",
+    "ScaledBlock",
     "SeparableConv2d",
     "ShiftedPatches",
     "SqueezeExcite",

@@ -21,15 +21,17 @@ from vtkernels.recipes._augment import (
     ThreeAugment,
 )
 from vtkernels.recipes._build import build
-from vtkernels.recipes._data import Data
+from vtkernels.recipes._commands import commands
+from vtkernels.recipes._data import Bootstrap, Data
 from vtkernels.recipes._errors import RecipeError
 from vtkernels.recipes._optim import ASAM, GSAM, LAMB, SAM, SGD, SGDW, AdamW, FriendlySAM, LookSAM, PerProcess, PerSamples, RMSprop
 from vtkernels.recipes._plan import plan
 from vtkernels.recipes._recipe import Model, Recipe
-from vtkernels.recipes._registry import describe_recipe, get_recipe, list_recipes, recipe
+from vtkernels.recipes._registry import choices_of, describe_recipe, get_recipe, list_recipes, recipe
 from vtkernels.recipes._schedule import Constant, Cosine, Decay, Linear, Plateau, Steps
-from vtkernels.recipes._task import Classification, Consistency, CrossEntropy, Drloc
+from vtkernels.recipes._task import Adversarial, BinaryCrossEntropy, Classification, Consistency, CrossEntropy, Drloc
 from vtkernels.recipes._tiny import scaled, tiny
+from vtkernels.recipes._tuning import AttentionOnly, HeadOnly
 from vtkernels.train import Settings
 
 __all__ = [
@@ -40,9 +42,13 @@ __all__ = [
     "SGD",
     "SGDW",
     "AdamW",
+    "Adversarial",
+    "AttentionOnly",
     "AugMix",
     "Augment",
     "AutoAugment",
+    "BinaryCrossEntropy",
+    "Bootstrap",
     "Classification",
     "Consistency",
     "Constant",
@@ -53,6 +59,7 @@ __all__ = [
     "Decay",
     "Drloc",
     "FriendlySAM",
+    "HeadOnly",
     "Linear",
     "LookSAM",
     "Mixup",
@@ -72,6 +79,8 @@ __all__ = [
     "Steps",
     "ThreeAugment",
     "build",
+    "choices_of",
+    "commands",
     "describe_recipe",
     "get_recipe",
     "list_recipes",

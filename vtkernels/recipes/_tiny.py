@@ -8,7 +8,7 @@ from vtkernels.recipes._recipe import Model, Recipe
 SCALES = ("full", "tiny")
 EPOCHS = 10
 # configuration fields that make a variant what it is, whatever its size
-CHARACTER = ("distilled", "class_token", "pooling", "activation")
+CHARACTER = ("distilled", "class_token", "pooling", "activation", "drop_path_rule", "layer_scale", "class_position", "shifted_patches", "local_attention")
 
 
 def scaled(recipe: Recipe, scale: str, data: str = "digits") -> Recipe:
@@ -28,6 +28,7 @@ def tiny(recipe: Recipe, data: str = "digits", epochs: int = EPOCHS) -> Recipe:
         model=smallest(recipe.model),
         data=recipe.data.tiny(data),
         augment=recipe.augment.tiny(),
+        mix=recipe.mix and recipe.mix.tiny(share),
         task=recipe.task.tiny(share),
         optim=optim,
         schedule=recipe.schedule.tiny(share, optim.lr),

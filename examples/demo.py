@@ -39,7 +39,7 @@ def main() -> int:
     started = time.perf_counter()
     history = trainer.fit()
     # the last epoch's, not the best one's: nothing was chosen by these images
-    reached = history.epochs[-1].valid["top1"]
+    reached = history.epochs[-1].ema["top1"]
     print(f"\n{reached:.2%} of the held-out digits after {time.perf_counter() - started:.0f} s; above {BAR:.0%} was to be reached")
     print(f"curves, confusion matrix, worst examples and maps: {(options.folder / 'report.html').resolve()}")
     print(f"evaluate it: vtkernels eval {options.folder} --corruptions generated")

@@ -19,8 +19,9 @@ SMALL = {"img_size": 64, "depth": 2}
         ("vit_tiny_patch16_224", [{"pooling": "mean_then_norm", "class_token": False}, {"global_pool": "avg", "class_token": False}], SMALL),
         ("vit_tiny_patch16_224", [{"pooling": "norm_then_mean"}, {"global_pool": "avg", "fc_norm": False}], SMALL),
         ("deit_base_distilled_patch16_384", [{}, {}], SMALL),
+        ("deit3_small_patch16_224", [{}, {"init_values": 1.0}], SMALL),
     ],
-    ids=["real", "mean_then_norm", "norm_then_mean", "distilled"],
+    ids=["real", "mean_then_norm", "norm_then_mean", "distilled", "deit3"],
 )
 def test_timm(name, choices, shared, tmp_path):
     # the same choice has another name in timm
@@ -30,6 +31,13 @@ def test_timm(name, choices, shared, tmp_path):
     ours = create_model(name, checkpoint=tmp_path / "timm.pth", **our_choice, **shared)
     assert ours.load_report.complete
     assert_same_function(ours, theirs, images(1, ours.config.size))
+
+
+def test_constant_drop_path_and_its_names():
+    blocks = create_model("deit3_small_patch16_224", drop_path=0.3, **SMALL).blocks
+    assert [block.drop_path.rate for block in blocks] == [0.3, 0.3]
+    with pytest.raises(ValueError, match="drop_path_rule must be one of linear, constant, got 'rising'"):
+        create_model("deit3_small_patch16_224", drop_path_rule="rising", **SMALL)
 
 
 def test_attention_maps_are_those_of_timm():

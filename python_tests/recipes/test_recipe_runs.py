@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from vtkernels.recipes import Recipe, build, get_recipe, list_recipes, tiny
+from vtkernels.recipes import Recipe, build, get_recipe, list_recipes, plan, tiny
 
 
 def shortest(name: str) -> Recipe:
@@ -26,15 +26,39 @@ def trains_and_resumes(name: str, folder) -> None:
     assert Recipe.load(folder).name == name
 
 
-@pytest.mark.parametrize("name", ["smoke", "swin_t_drloc", "augmix_cifar"])
+QUICK = ["smoke", "swin_t_drloc", "augmix_cifar", "deit_iii", "linear_probe", "augmix_cifar_adversarial", "noisy_labels", "cct"]
+
+
+@pytest.mark.parametrize("name", QUICK)
 def test_recipes_train_and_resume(name, tmp_path):
     trains_and_resumes(name, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in list_recipes() if name not in ("smoke", "swin_t_drloc", "augmix_cifar")])
+@pytest.mark.parametrize("name", [name for name in list_recipes() if name not in QUICK])
 def test_all_recipes_train_and_resume(name, tmp_path):
     trains_and_resumes(name, tmp_path)
+
+
+PLANNED = ["deit_384_attention", "cait_xxs24", "cvt", "vit_small_data_spt_lsa", "noisy_labels_bootstrap", "augmix_cifar_adversarial"]
+
+
+def is_planned(name: str) -> None:
+    lines = dict(line.split(maxsplit=1) for line in plan(get_recipe(name), world=8).splitlines())
+    assert lines["recipe"] == name
+    assert lines["batch"].startswith(f"{get_recipe(name).data.batch_size} = 8 processes")
+    assert {"model", "steps", "memory", "rates"} <= lines.keys()
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_recipes_are_planned_without_data(name):
+    is_planned(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in list_recipes() if name not in (*PLANNED, "smoke", "demo")])
+def test_all_recipes_are_planned_without_data(name):
+    is_planned(name)
 
 
 @pytest.mark.slow

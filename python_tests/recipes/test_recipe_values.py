@@ -338,10 +338,3 @@ def test_rates_scale_with_the_run(per, world, rate):
     # without `ends` those of the schedule stay, and nothing is scaled twice
     assert resolved.schedule == recipe.schedule
     assert resolved.resolved(world) == resolved
-
-
-def test_every_full_recipe_is_in_the_table():
-    from vtkernels.recipes import list_recipes
-
-    untold = {"smoke", "demo", "swin_t_scratch", "noisy_student_digits", "ade20k_upernet", "coco_detection", "shapes_segmentation", "shapes_detection"}
-    assert set(list_recipes()) - set(TABLE) == untold

@@ -16,6 +16,10 @@ def show(what: str, pattern: str) -> int:
     width = max(map(len, names))
     for name in names:
         print(f"{name:{width}}  {described[name]()}".rstrip())
+    if what == "recipes" and len(names) == 1:
+        from vtkernels.recipes import commands
+
+        print("\non one GPU and on eight:\n" + "\n".join(f"  {line}" for line in commands(names[0])))
     return 0
 
 

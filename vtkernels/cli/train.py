@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from vtkernels.cli.fields import changed
-from vtkernels.recipes import Recipe, RecipeError, build, describe_recipe, get_recipe, list_recipes, scaled
+from vtkernels.recipes import Recipe, RecipeError, build, commands, describe_recipe, get_recipe, list_recipes, scaled
 from vtkernels.train import CheckpointError, Interrupted, LoaderDied, NonFiniteLoss, Observer, Trainer, distributed
 
 USAGE = """vtkernels train RECIPE [options] [--FIELD VALUE ...]
@@ -54,6 +54,8 @@ def _train(arguments: list[str]) -> int:
         return _resume(options, rest)
     if options.help:
         parser.print_help()
+        if name:
+            print("\nof this recipe, on one GPU and on eight:\n" + "\n".join(f"  {line}" for line in commands(name)) + "\n")
         rest = ["--help"]
     recipe = get_recipe(name) if name else Recipe.load(options.source)
     recipe = changed(scaled(recipe, options.scale), rest, f"vtkernels train {name or '--from ' + options.source}")

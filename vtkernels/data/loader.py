@@ -155,6 +155,8 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
         self.batches.begin(self.epoch, self._resume)
+        if hasattr(self.mix, "set_epoch"):
+            self.mix.set_epoch(self.epoch)
         start, self._resume = self._resume, 0
         self._given = start
         ahead = self._ahead if self.device.type == "cuda" else self._one_by_one

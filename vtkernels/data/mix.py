@@ -44,6 +44,7 @@ class Mixup:
         label_smoothing: inside the targets.
         partner: "flip" pairs sample i with B - 1 - i; "permutation", in mode "batch", is that of the papers' own code.
         views: how many views of each image the batch holds, all first ones first.
+        off_epoch: from this epoch on, images are left as they are; None mixes to the end.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Mixup:
         *,
         partner: str = "flip",
         views: int = 1,
+        off_epoch: int | None = None,
     ):
         if mode not in ("batch", "pair", "elem"):
             fail("Mixup", "mode", "be 'batch', 'pair' or 'elem'", repr(mode))
@@ -76,8 +78,11 @@ class Mixup:
         self.prob, self.switch_prob = check.check_share("Mixup", "prob", prob), check.check_share("Mixup", "switch_prob", switch_prob)
         self.label_smoothing = check.check_share("Mixup", "label_smoothing", label_smoothing)
         self.mode, self.correct_lam, self.num_classes, self.partner, self.views = mode, correct_lam, num_classes, partner, views
-        # False from `mixup_off_epoch` on
-        self.enabled = True
+        self.off_epoch, self.enabled = off_epoch, True
+
+    def set_epoch(self, epoch: int) -> None:
+        """Loaders tell which epoch they give."""
+        self.enabled = self.off_epoch is None or epoch < self.off_epoch
 
     def __call__(self, images: Tensor, targets: Tensor, rng: Any = None) -> tuple[Tensor, Tensor]:
         """rng: a numpy.random.RandomState; None draws from NumPy's global one, as timm does."""

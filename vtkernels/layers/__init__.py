@@ -3,7 +3,7 @@
 from vtkernels.layers.activations import ACTIVATIONS, activation
 from vtkernels.layers.attention import Attention
 from vtkernels.layers.autocast import without_autocast
-from vtkernels.layers.block import Block
+from vtkernels.layers.block import Block, ScaledBlock
 from vtkernels.layers.boxes import box_areas, clip_boxes, non_maximum_suppression, pairwise_intersections, pairwise_iou
 from vtkernels.layers.depthwise_separable import DepthwiseSeparableConv, SeparableConv2d
 from vtkernels.layers.drop_path import DropPath, linear_rates
@@ -44,6 +44,7 @@ __all__ = [
     "PatchEmbed",
     "Patches",
     "PyramidPooling",
+    "ScaledBlock",
     "SeparableConv2d",
     "ShiftedPatches",
     "SqueezeExcite",

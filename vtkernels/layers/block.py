@@ -1,5 +1,6 @@
 """The pre-norm transformer block."""
 
+import torch
 from torch import Tensor, nn
 
 from vtkernels.layers.drop_path import DropPath
@@ -20,3 +21,16 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class ScaledBlock(Block):
+    """A pre-norm block whose branches are scaled by `gamma_1` and `gamma_2` as they return."""
+
+    def __init__(self, dim: int, attn: nn.Module, hidden: int, layer_scale: float, **options: float):
+        super().__init__(dim, attn, hidden, **options)
+        self.gamma_1 = nn.Parameter(torch.full((dim,), layer_scale))
+        self.gamma_2 = nn.Parameter(torch.full((dim,), layer_scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.gamma_1 * self.attn(self.norm1(x)))
+        return x + self.drop_path(self.gamma_2 * self.mlp(self.norm2(x)))

@@ -45,6 +45,8 @@ def canonical_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
         return _from_jax(state)
     if "class_token" in state:
         return rename(state, TORCHVISION)
+    if any(".ls1.gamma" in name for name in state):
+        return rename(state, ((".ls1.gamma", ".gamma_1"), (".ls2.gamma", ".gamma_2")))
     if any(name.startswith("to_patch_embedding.") for name in state):
         return _from_lucidrains(state)
     return state

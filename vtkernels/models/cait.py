@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vtkernels._core import check
-from vtkernels.layers import Block, PatchEmbed, carry_positions, truncated_normal_linears
+from vtkernels.layers import PatchEmbed, ScaledBlock, carry_positions, truncated_normal_linears
 from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
 from vtkernels.ops.class_attention.module import ClassAttention
@@ -39,19 +39,6 @@ class CaitConfig(IsotropicConfig):
     norm_eps: float = 1e-6
     dropout: float = 0.0
     attention_dropout: float = 0.0
-
-
-class ScaledBlock(Block):
-    """A pre-norm block whose branches are scaled by `gamma_1` and `gamma_2` as they return."""
-
-    def __init__(self, dim: int, attn: nn.Module, hidden: int, layer_scale: float, **options: float):
-        super().__init__(dim, attn, hidden, **options)
-        self.gamma_1 = nn.Parameter(torch.full((dim,), layer_scale))
-        self.gamma_2 = nn.Parameter(torch.full((dim,), layer_scale))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.gamma_1 * self.attn(self.norm1(x)))
-        return x + self.drop_path(self.gamma_2 * self.mlp(self.norm2(x)))
 
 
 class ClassBlock(ScaledBlock):

@@ -176,11 +176,14 @@ NARROW = {"width": 256, "heads": 4, "mlp_ratio": 2.0}
 SIZE_19 = {"width": 448, "depth": 19, "heads": 7}
 SIZE_24 = {"width": 512, "depth": 24, "heads": 8}
 TRANSFORMER = {"tokenizer": "transformer"}
+# of those that give 64 tokens these, with transformers between them, come closest to the published multiply-adds
+SMALL_SPLITS = ((3, 1, 1), (3, 2, 1), (3, 2, 1))
 
 register(
     T2TViT,
     {
         "t2t_vit_nano_32": _variant(153_040, None, None, "for tests and demonstrations", 10, img_size=32, width=64, depth=2, heads=2, token_width=32),
+        "t2t_vit_small_data_32": _variant(6_625_920, 0.636, 95.3, "arXiv:2112.13492", 10, img_size=32, depth=12, splits=SMALL_SPLITS, **NARROW, **TRANSFORMER),
         "t2t_vit_7": _variant(4_310_222, 1.1, 71.7, depth=7, **NARROW),
         "t2t_vit_10": _variant(5_889_230, 1.5, 75.2, depth=10, **NARROW),
         "t2t_vit_12": _variant(6_941_902, 1.8, 76.5, depth=12, **NARROW),

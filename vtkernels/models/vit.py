@@ -10,12 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from vtkernels._core import check
-from vtkernels.layers import Attention, Block, Mlp, PatchEmbed, carry_positions, lecun_normal, linear_rates, prepend_tokens, truncated_normal_linears
+from vtkernels.layers import (
+    Attention,
+    Block,
+    Mlp,
+    PatchEmbed,
+    ScaledBlock,
+    carry_positions,
+    lecun_normal,
+    linear_rates,
+    prepend_tokens,
+    truncated_normal_linears,
+)
 from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
 from vtkernels.models._vit_names import canonical_names
 
 POOLINGS = ("token", "norm_then_mean", "mean_then_norm")
+DROP_PATH_RULES = ("linear", "constant")
 INITS = ("timm", "deit", "jax", "torch", "xavier")
 
 
@@ -31,6 +43,9 @@ class ViTConfig(IsotropicConfig):
         pooling: "token" reads the class token; the others average the patches, after the final norm or before it.
         activation: "gelu", or "gelu_tanh" as in the original JAX code.
         dropout, embedding_dropout: of both branches of a block, and of the tokens with their positions, where None means `dropout`.
+        layer_scale: initial value of a factor of each channel at the end of both branches; None leaves the factors out.
+        drop_path_rule: "linear" lets `drop_path` grow from 0 with depth, "constant" is the same in all blocks.
+        class_position: whether the class token has a position, too.
         init: initial values as in "timm", "deit" or the original code, "jax"; or tokens and positions of unit variance beside weights
             by torch's default ("torch") or by Glorot's normal distribution ("xavier").
     """
@@ -48,6 +63,9 @@ class ViTConfig(IsotropicConfig):
     dropout: float = 0.0
     embedding_dropout: float | None = None
     attention_dropout: float = 0.0
+    layer_scale: float | None = None
+    drop_path_rule: str = "linear"
+    class_position: bool = True
     init: str = "timm"
 
 
@@ -62,7 +80,8 @@ class VisionTransformer(Isotropic):
         self.patch_embed = self.new_patch_embed()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_token else None
         self.dist_token = nn.Parameter(torch.zeros(1, 1, width)) if config.distilled else None
-        self.pos_embed = nn.Parameter(torch.empty(1, self.prefix_tokens + self.num_patches, width))
+        self.placed_tokens = self.prefix_tokens if config.class_position else 0
+        self.pos_embed = nn.Parameter(torch.empty(1, self.placed_tokens + self.num_patches, width))
         self.pos_drop = nn.Dropout(config.dropout if config.embedding_dropout is None else config.embedding_dropout)
         self.blocks = nn.ModuleList(self.new_block(rate) for rate in self.drop_rates())
         # timm calls the final norm by another name where it comes after pooling
@@ -84,6 +103,8 @@ class VisionTransformer(Isotropic):
             check.fail(name, "pooling", "average the patches where there is no class token", repr(config.pooling), "try pooling='norm_then_mean'")
         if config.distilled and not (config.class_token and config.pooling == "token"):
             check.fail(name, "distilled", "come with a class token and pooling='token'", config.distilled, "try class_token=True, pooling='token'")
+        if config.drop_path_rule not in DROP_PATH_RULES:
+            check.fail(name, "drop_path_rule", f"be one of {', '.join(DROP_PATH_RULES)}", repr(config.drop_path_rule))
         if config.init not in INITS:
             check.fail(name, "init", f"be one of {', '.join(INITS)}", repr(config.init))
 
@@ -94,22 +115,17 @@ class VisionTransformer(Isotropic):
 
     def new_block(self, drop_path: float) -> nn.Module:
         config = self.config
-        return Block(
-            config.width,
-            self.new_attention(),
-            int(config.width * config.mlp_ratio),
-            eps=config.norm_eps,
-            act=config.activation,
-            drop=config.dropout,
-            drop_path=drop_path,
-        )
+        sizes = config.width, self.new_attention(), int(config.width * config.mlp_ratio)
+        options = {"eps": config.norm_eps, "act": config.activation, "drop": config.dropout, "drop_path": drop_path}
+        return Block(*sizes, **options) if config.layer_scale is None else ScaledBlock(*sizes, config.layer_scale, **options)
 
     def new_attention(self) -> nn.Module:
         config = self.config
         return Attention(config.width, config.heads, config.qkv_bias, attn_drop=config.attention_dropout, proj_drop=config.dropout)
 
     def drop_rates(self) -> list[float]:
-        return linear_rates(self.config.drop_path, self.config.depth)
+        config = self.config
+        return [config.drop_path] * config.depth if config.drop_path_rule == "constant" else linear_rates(config.drop_path, config.depth)
 
     def initialise(self) -> None:
         if self.config.init == "jax":
@@ -159,7 +175,10 @@ class VisionTransformer(Isotropic):
             super().initialise_classifier(head)
 
     def _embed(self, x: Tensor) -> Tensor:
-        return self.pos_drop(prepend_tokens(self.patch_embed(x), self.cls_token, self.dist_token) + self.pos_embed)
+        patches = self.patch_embed(x)
+        if self.placed_tokens == self.prefix_tokens:
+            return self.pos_drop(prepend_tokens(patches, self.cls_token, self.dist_token) + self.pos_embed)
+        return self.pos_drop(prepend_tokens(patches + self.pos_embed, self.cls_token, self.dist_token))
 
     def _logits(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         if self.config.distilled:
@@ -186,7 +205,7 @@ class VisionTransformer(Isotropic):
         return canonical_names(state)
 
     def resize_state(self, state: dict[str, Tensor]) -> Iterable[str]:
-        return carry_positions(state, "pos_embed", self.grid_size, self.prefix_tokens)
+        return carry_positions(state, "pos_embed", self.grid_size, self.placed_tokens)
 
 
 def xavier_normal(module: nn.Module) -> None:
@@ -211,6 +230,7 @@ HUGE = {"width": 1280, "depth": 32, "heads": 16}
 GAP = {"class_token": False, "pooling": "norm_then_mean"}
 DEIT = {"source": "arXiv:2012.12877", "init": "deit"}
 DISTILLED = {**DEIT, "distilled": True}
+DEIT_III = {"source": "arXiv:2204.07118", "init": "deit", "layer_scale": 1e-4, "drop_path_rule": "constant", "class_position": False}
 DRLOC = {"source": "arXiv:2106.03746", "init": "torch", "qkv_bias": False, "norm_eps": 1e-5, "dropout": 0.1, "embedding_dropout": 0.0}
 
 # accuracies are of weights trained on ImageNet-1k alone where such are published, else of those pretrained on ImageNet-21k
@@ -249,6 +269,10 @@ register(
         "deit_small_patch16_224": _variant(22_050_664, 4.61, 79.9, **DEIT, **SMALL),
         "deit_base_patch16_224": _variant(86_567_656, 17.58, 81.8, **DEIT, **BASE),
         "deit_base_patch16_384": _variant(86_859_496, 55.54, 82.9, img_size=384, **DEIT, **BASE),
+        "deit3_small_patch16_224": _variant(22_059_496, 4.61, 81.4, **DEIT_III, **SMALL),
+        "deit3_base_patch16_224": _variant(86_585_320, 17.58, 83.8, **DEIT_III, **BASE),
+        "deit3_large_patch16_224": _variant(304_374_760, 61.60, 84.9, **DEIT_III, **LARGE),
+        "deit3_huge_patch14_224": _variant(632_126_440, 167.40, 85.2, patch_size=14, **DEIT_III, **HUGE),
         "deit_tiny_distilled_patch16_224": _variant(5_910_800, 1.27, 74.5, **DISTILLED, **TINY),
         "deit_small_distilled_patch16_224": _variant(22_436_432, 4.63, 81.2, **DISTILLED, **SMALL),
         "deit_base_distilled_patch16_224": _variant(87_338_192, 17.68, 83.4, **DISTILLED, **BASE),

@@ -22,16 +22,30 @@ from vtkernels.recipes._augment import (
     ThreeAugment,
 )
 from vtkernels.recipes._build import build
-from vtkernels.recipes._data import Data
+from vtkernels.recipes._commands import commands
+from vtkernels.recipes._data import Bootstrap, Data
 from vtkernels.recipes._errors import RecipeError
 from vtkernels.recipes._optim import ASAM, GSAM, LAMB, SAM, SGD, SGDW, AdamW, FriendlySAM, LookSAM, PerProcess, PerSamples, RMSprop
 from vtkernels.recipes._plan import plan
 from vtkernels.recipes._recipe import Model, Recipe
-from vtkernels.recipes._registry import describe_recipe, get_recipe, list_recipes, recipe
+from vtkernels.recipes._registry import choices_of, describe_recipe, get_recipe, list_recipes, recipe
 from vtkernels.recipes._schedule import Constant, Cosine, Decay, Linear, Plateau, Steps
 from vtkernels.recipes._self_training import SelfTraining, self_train
-from vtkernels.recipes._task import Classification, Consistency, CrossEntropy, Detection, Distillation, Drloc, FixMatch, NoisyStudent, Segmentation
+from vtkernels.recipes._task import (
+    Adversarial,
+    BinaryCrossEntropy,
+    Classification,
+    Consistency,
+    CrossEntropy,
+    Detection,
+    Distillation,
+    Drloc,
+    FixMatch,
+    NoisyStudent,
+    Segmentation,
+)
 from vtkernels.recipes._tiny import scaled, tiny
+from vtkernels.recipes._tuning import AttentionOnly, HeadOnly
 from vtkernels.recipes._unlabelled import PseudoLabelled, WeakAndStrong
 from vtkernels.train import Settings
 
@@ -43,9 +57,13 @@ __all__ = [
     "SGD",
     "SGDW",
     "AdamW",
+    "Adversarial",
+    "AttentionOnly",
     "AugMix",
     "Augment",
     "AutoAugment",
+    "BinaryCrossEntropy",
+    "Bootstrap",
     "Classification",
     "Consistency",
     "Constant",
@@ -59,6 +77,7 @@ __all__ = [
     "Drloc",
     "FixMatch",
     "FriendlySAM",
+    "HeadOnly",
     "Linear",
     "LookSAM",
     "Mixup",
@@ -84,6 +103,8 @@ __all__ = [
     "ThreeAugment",
     "WeakAndStrong",
     "build",
+    "choices_of",
+    "commands",
     "describe_recipe",
     "get_recipe",
     "list_recipes",

@@ -290,6 +290,7 @@ class Mixup:
         switch: probability of CutMix where both are on.
         mode: one draw for the batch, for each pair, or for each elem(ent).
         partner: "flip" pairs the batch with its reverse, "permutation" with a random order.
+        off_epoch: from this epoch on nothing is mixed any more; none mixes to the end.
     """
 
     mixup: float = 0.8
@@ -298,6 +299,7 @@ class Mixup:
     switch: float = 0.5
     mode: Literal["batch", "pair", "elem"] = "batch"
     partner: Literal["flip", "permutation"] = "flip"
+    off_epoch: int | None = None
 
     def check(self) -> None:
         check_between("mix.mixup", self.mixup, 0)
@@ -309,8 +311,11 @@ class Mixup:
     def build(self, num_classes: int, smoothing: float, views: int) -> Transform:
         from vtkernels.data.mix import Mixup as Mix
 
-        given = {"prob": self.prob, "switch_prob": self.switch, "mode": self.mode, "partner": self.partner, "views": views}
+        given = {"prob": self.prob, "switch_prob": self.switch, "mode": self.mode, "partner": self.partner, "views": views, "off_epoch": self.off_epoch}
         return Mix(self.mixup, self.cutmix, label_smoothing=smoothing, num_classes=num_classes, **given)
+
+    def tiny(self, share: float) -> "Mixup":
+        return replace(self, off_epoch=self.off_epoch and round(self.off_epoch * share))
 
 
 @dataclass(frozen=True, kw_only=True)

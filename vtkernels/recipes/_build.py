@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vtkernels.recipes._augment import Augment, Scene
 from vtkernels.recipes._errors import refuse
 from vtkernels.recipes._json import encoded
 from vtkernels.recipes._recipe import Recipe
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from vtkernels.data import Loader, TwoStreams
-    from vtkernels.data.datasets import ImageDataset
+    from vtkernels.data.datasets import ImageDataset, Statistics
+    from vtkernels.recipes._data import Data
     from vtkernels.train import Task
 
 
@@ -39,9 +41,9 @@ def build(recipe: Recipe, *, folder: Path | str | None = None, observers: "Itera
     num_classes = classes_of(recipe, train, valid)
     # what is saved says how many classes the weights have
     recipe = replace(recipe, model=replace(recipe.model, num_classes=num_classes))
-    task = build_task(recipe, num_classes)
+    task = build_task(recipe, num_classes, recipe.data.statistics(train))
     train_loader = training_loader(recipe, train, num_classes, batch_size, device)
-    valid_loader = validation_loader(recipe, valid, batch_size, device)
+    valid_loader = validation_loader(recipe.data, valid, batch_size, device, recipe.augment)
     updates = updates_per_epoch(len(train_loader), recipe)
     recipe.schedule.check(recipe.train.epochs, updates)
     schedule = recipe.schedule.build(recipe.optim.lr, recipe.train.epochs, updates)
@@ -119,12 +121,12 @@ def classes_of(recipe: Recipe, *sets: "ImageDataset") -> int:
     return count
 
 
-def build_task(recipe: Recipe, num_classes: int) -> "Task":
+def build_task(recipe: Recipe, num_classes: int, statistics: "Statistics | None" = None) -> "Task":
     # the same weights in every process, and in every run of the recipe
     torch.manual_seed(recipe.train.seed)
     model = recipe.model.build(recipe.data.size, num_classes)
     check_size(recipe, model)
-    return recipe.task.build(Given(model, num_classes, recipe.mix is not None, recipe.augment.views, recipe.data.size))
+    return recipe.task.build(Given(model, num_classes, recipe.mix is not None, recipe.augment.views, recipe.data.size, statistics))
 
 
 def check_size(recipe: Recipe, model: torch.nn.Module) -> None:
@@ -170,11 +172,10 @@ def training_loader(recipe: Recipe, dataset: "ImageDataset", num_classes: int, b
     return TwoStreams(loader, unlabelled)
 
 
-def validation_loader(recipe: Recipe, dataset: "ImageDataset", batch_size: int, device: torch.device) -> "Loader":
+def validation_loader(data: "Data", dataset: "ImageDataset", batch_size: int, device: torch.device, augment: Augment | Scene | None = None) -> "Loader":
     from vtkernels.data import create_loader
 
-    data = recipe.data
-    transform = recipe.augment.build_valid(data.size, data.statistics(dataset), data.eval_crop, data.squash)
+    transform = (augment or Augment()).build_valid(data.size, data.statistics(dataset), data.eval_crop, data.squash)
     given: dict[str, Any] = {"workers": data.workers, "device": device, "on_corrupt": data.on_corrupt}
     return create_loader(dataset, data.valid_batch_size or batch_size, transform=transform, statistics=data.statistics(dataset), **given)
 

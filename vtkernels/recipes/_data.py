@@ -52,6 +52,37 @@ DRAWN = ("digits", "shapes")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bootstrap:
+    """Labels of the training images are what an earlier model says of them: a second training is not told of the first one's noise.
+
+    Attributes:
+        run: folder of the run that trained it, or its weights.
+    """
+
+    run: str | None = None
+
+    def build(self, train: "ImageDataset", data: "Data") -> "ImageDataset":
+        from vtkernels.data.datasets import relabelled
+        from vtkernels.evaluation.predictions import predict
+        from vtkernels.models import create_model
+        from vtkernels.recipes._build import validation_loader
+        from vtkernels.train import distributed
+
+        if self.run is None:
+            refuse("data.relabel.run", "be the run whose model tells the labels", None, "train without --data.relabel first")
+        try:
+            model = create_model(checkpoint=self.run)
+        except (OSError, ValueError, TypeError) as error:
+            refuse("data.relabel.run", "be the run whose model tells the labels", repr(self.run), str(error))
+        if model.num_classes != len(train.classes):
+            refuse("data.relabel.run", f"know the {len(train.classes)} classes of {data.name}", f"{self.run!r} of {model.num_classes}")
+        device = distributed.this_device()
+        # images as evaluation sees them, none left out
+        loader = validation_loader(replace(data, on_corrupt="raise"), train, data.valid_batch_size or data.batch_size, device)
+        return relabelled(train, predict(model, loader, device=device).logits.argmax(1).cpu().numpy())
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """The images.
 
@@ -67,6 +98,7 @@ class Data:
         fraction_seed: which images these are.
         noise: probability with which the label of a training image is replaced by a random one.
         noise_among: whether the right class is "all" others' equal in that draw, or left out of it ("others").
+        relabel: whether labels of training images are replaced by what a model says; none keeps them.
         normalize: by the "set"'s own mean and deviation, by those of "imagenet", to -1..1 ("half"), or not at all ("none").
         eval_crop: share of the resized image that evaluation sees, on each axis.
         squash: evaluation gives up the image's shape rather than cutting it.
@@ -86,6 +118,7 @@ class Data:
     fraction_seed: int = 0
     noise: float = 0.0
     noise_among: Literal["all", "others"] = "all"
+    relabel: Bootstrap | None = None
     normalize: Literal["set", "imagenet", "half", "none"] = "imagenet"
     eval_crop: float = 0.875
     squash: bool = False
@@ -120,6 +153,8 @@ class Data:
             train = fraction_subset(train, self.fraction, seed=self.fraction_seed)
         if self.noise > 0:
             train = noisy_labels(train, self.noise, among=self.noise_among)
+        if self.relabel is not None:
+            train = self.relabel.build(train, self)
         if not len(train):
             refuse("data.fraction", "leave at least one image", self.fraction)
         return train, self.whole("valid")
@@ -175,6 +210,8 @@ class Data:
             batch_size=64,
             valid_batch_size=128,
             fraction=1.0,
+            # there is no earlier run
+            relabel=None,
             eval_crop=1.0,
             normalize="none" if self.normalize == "none" else "set",
             workers=0,

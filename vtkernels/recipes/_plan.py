@@ -1,5 +1,6 @@
 """What a recipe would do, told without doing it: sizes, memory, steps and rates. Models are built without memory, and no data are read."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -66,7 +67,8 @@ def plan(recipe: Recipe, world: int = 1) -> str:
 
 def task_without_memory(recipe: Recipe, classes: int) -> "Task":
     with torch.device("meta"):
-        model = recipe.model.build(recipe.data.size, classes)
+        # a plan needs nobody's weights
+        model = replace(recipe.model, checkpoint=None).build(recipe.data.size, classes)
         check_size(recipe, model)
         return recipe.task.build(Given(model, classes, recipe.mix is not None, recipe.augment.views, recipe.data.size))
 
@@ -75,7 +77,7 @@ def _published(recipe: Recipe) -> tuple[int, int]:
     """Classes and training images: of the files if they are there, else as published."""
     known = recipe.data.published()
     try:
-        train, _ = recipe.data.datasets()
+        train, _ = replace(recipe.data, relabel=None).datasets()
         return len(train.classes), len(train)
     except (RecipeError, ImportError):
         if known is None:
@@ -98,7 +100,7 @@ def macs_of(model: torch.nn.Module, size: int) -> int:
     """Multiply-adds of one image forward, in products of matrices and convolutions."""
     # fused ops are counted as what their references compute
     counter = FlopCounterMode(display=False, custom_mapping=_fused_ops())
-    with counter, torch.no_grad():
+    with counter:
         model.eval()(torch.empty(1, 3, size, size, device="meta"))
     model.train()
     return counter.get_total_flops() // 2

@@ -11,6 +11,7 @@ from vtkernels.recipes._json import from_json, to_json
 from vtkernels.recipes._optim import AdamW, Optimizers, Sharpness
 from vtkernels.recipes._schedule import Cosine, Schedules
 from vtkernels.recipes._task import Classification, Task
+from vtkernels.recipes._tuning import Tuning
 from vtkernels.recipes._unlabelled import Unlabelled
 from vtkernels.train import Settings
 
@@ -27,6 +28,7 @@ class Model:
         num_classes: None means as many as the data have.
         drop_path: stochastic depth at the last block; None means the model's own.
         checkpoint: weights to begin with: a file, a run's folder, hf-hub:... or timm:...
+        trained: which part of it; none means all.
         options: any other field of the model's configuration.
     """
 
@@ -34,6 +36,7 @@ class Model:
     num_classes: int | None = None
     drop_path: float | None = None
     checkpoint: str | None = None
+    trained: Tuning | None = None
     options: dict[str, Scalar] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -47,7 +50,7 @@ class Model:
 
         self.check()
         try:
-            return create_model(self.name, num_classes=num_classes, img_size=size, drop_path=self.drop_path, checkpoint=self.checkpoint, **self.options)
+            model = create_model(self.name, num_classes=num_classes, img_size=size, drop_path=self.drop_path, checkpoint=self.checkpoint, **self.options)
         except TypeError as error:
             refuse("model.options", f"be fields of {self.name}", self.options, str(error))
         except ValueError as error:
@@ -55,6 +58,9 @@ class Model:
             refuse(field, f"suit {self.name}", size if field == "data.size" else self, str(error))
         except FileNotFoundError as error:
             refuse("model.checkpoint", "be weights that exist", repr(self.checkpoint), str(error))
+        if self.trained is not None:
+            self.trained.build(model)
+        return model
 
 
 @dataclass(frozen=True, kw_only=True)

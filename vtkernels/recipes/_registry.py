@@ -1,31 +1,38 @@
-"""Recipes by name. A file of this folder without an underscore holds a family, and is found by itself."""
+"""Recipes by name. A file of this folder without an underscore holds a family, and is found by itself.
+
+A recipe may leave one thing open, such as the data set: `swin_t_drloc` is on the usual one, `swin_t_drloc-sketch` on another.
+"""
 
 import fnmatch
 import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from vtkernels.recipes._errors import RecipeError, nearest
 from vtkernels.recipes._recipe import Recipe
 
-Function = Callable[[], Recipe]
+Function = Callable[..., Recipe]
 _RECIPES: dict[str, Function] = {}
+# what may follow the name of a recipe, after a hyphen
+_CHOICES: dict[str, tuple[str, ...]] = {}
 
 
-def recipe(function: Function) -> Function:
-    """Make a function known by its name, which is then that of its recipe."""
+def recipe(function: Function | None = None, *, choices: Iterable[str] = ()) -> Function:
+    """Make a function known by its name, which is then that of its recipe. `choices` are what its one argument, which has a default, may be."""
+    if function is None:
+        return functools.partial(recipe, choices=tuple(choices))
     name = function.__name__
     if name in _RECIPES and _RECIPES[name].__module__ != function.__module__:
         raise RuntimeError(f"two families have a recipe {name!r}")
 
     @functools.wraps(function)
-    def named() -> Recipe:
-        return replace(function(), name=name)
+    def named(*choice: str) -> Recipe:
+        return replace(function(*choice), name="-".join((name, *choice)))
 
-    _RECIPES[name] = named
+    _RECIPES[name], _CHOICES[name] = named, tuple(choices)
     return named
 
 
@@ -44,7 +51,14 @@ def list_recipes(pattern: str = "*") -> list[str]:
 
 def describe_recipe(name: str) -> str:
     """The first line that its function says of itself."""
-    return (inspect.getdoc(_find(name)) or "").partition("\n")[0]
+    told = (inspect.getdoc(_find(name)) or "").partition("\n")[0]
+    return f"{told} Also {name}-..: {', '.join(_CHOICES[name])}." if _CHOICES.get(name) else told
+
+
+def choices_of(name: str) -> tuple[str, ...]:
+    """What may follow the recipe's name, after a hyphen."""
+    _find(name)
+    return _CHOICES.get(name, ())
 
 
 def get_recipe(name: str) -> Recipe:
@@ -54,6 +68,11 @@ def get_recipe(name: str) -> Recipe:
 
 def _find(name: str) -> Function:
     recipes = _all_recipes()
+    base, hyphen, choice = name.partition("-")
+    if hyphen and _CHOICES.get(base):
+        if choice not in _CHOICES[base]:
+            raise RecipeError(f"get_recipe: {base} is not for {choice!r}; {nearest(choice, _CHOICES[base])}")
+        return functools.wraps(recipes[base])(lambda: recipes[base](choice))
     if name not in recipes:
         raise RecipeError(f"get_recipe: no recipe is called {name!r}; {nearest(name, recipes)}; `vtkernels list recipes` has all")
     return recipes[name]

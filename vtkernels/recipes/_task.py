@@ -10,6 +10,7 @@ from vtkernels.recipes._unlabelled import PseudoLabelled, WeakAndStrong
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vtkernels.data.datasets import Statistics
     from vtkernels.models import Model
     from vtkernels.recipes._data import Data
     from vtkernels.train import Task as TrainTask
@@ -26,6 +27,8 @@ class Given(NamedTuple):
     views: int
     # edge of the images
     size: int = 224
+    # by which the images are normalised; None where there are no images
+    statistics: "Statistics | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,32 @@ class Consistency:
         return AugMixLoss(given.views, self.weight, 0.0 if given.mixed else self.smoothing)
 
 
-Loss = CrossEntropy | Consistency
+@dataclass(frozen=True, kw_only=True)
+class BinaryCrossEntropy:
+    """Of each class by itself, yes or no.
+
+    Attributes:
+        smoothing: probability that is spread over all classes; where batches are mixed it is part of the mixed targets.
+        threshold: targets above it count as yes, so that both classes of a mixed image do; none takes targets as they are.
+        sum_classes: sum over the classes rather than their mean.
+    """
+
+    smoothing: float = 0.0
+    threshold: float | None = 0.0
+    sum_classes: bool = False
+
+    def build(self, given: Given) -> Callable[["Tensor", "Tensor"], "Tensor"]:
+        from vtkernels.losses import BinaryCrossEntropy as Criterion
+
+        if given.views > 1:
+            refuse("augment.policy.views", "be 1 with this loss", given.views, "choose --task.loss consistency, or --augment.policy.views 1")
+        if self.threshold is not None and self.smoothing / given.num_classes > self.threshold:
+            hint = "smoothed targets are all above 0; try --task.loss.smoothing 0, or --task.loss.threshold none"
+            refuse("task.loss.threshold", "be above the smoothed targets of the other classes", self.threshold, hint)
+        return Criterion(smoothing=self.smoothing, target_threshold=self.threshold, sum_classes=self.sum_classes)
+
+
+Loss = CrossEntropy | Consistency | BinaryCrossEntropy
 
 
 class OfImages:
@@ -86,9 +114,11 @@ class Classification(OfImages):
 
     Attributes:
         loss: of logits and targets.
+        eval_mode: train with the model as in evaluation: nothing is dropped, and statistics stay as they are.
     """
 
     loss: Loss = CrossEntropy()
+    eval_mode: bool = False
 
     @property
     def smoothing(self) -> float:
@@ -100,7 +130,7 @@ class Classification(OfImages):
     def build(self, given: Given) -> "TrainTask":
         from vtkernels.train import ClassificationTask
 
-        return ClassificationTask(given.model, self.loss.build(given))
+        return ClassificationTask(given.model, self.loss.build(given), eval_mode=self.eval_mode)
 
     def tiny(self, share: float) -> Self:
         return self
@@ -165,6 +195,53 @@ class Drloc(OfImages):
 
     def tiny(self, share: float) -> Self:
         return replace(self, inner=self.inner.tiny(share), warmup=self.warmup * share, span=self.span * share)
+
+    def tiny_data(self, data: "Data") -> "Data":
+        return self.inner.tiny_data(data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adversarial(OfImages):
+    """Another task, on images that were moved within a small ball so that its loss rises: PGD training.
+
+    Attributes:
+        inner: the task itself.
+        epsilon: radius of the ball, of pixels in 0..1: 8/255 for CIFAR, 4/255 for ImageNet.
+        step: of the ascent.
+        steps: how many.
+        norm: "linf" or "l2", of each image.
+        random_start: begin anywhere in the ball.
+        eval_mode: whether the attack sees the model as in evaluation; otherwise as in training.
+    """
+
+    inner: "Task" = Classification()
+    epsilon: float = 8 / 255
+    step: float = 2 / 255
+    steps: int = 7
+    norm: Literal["linf", "l2"] = "linf"
+    random_start: bool = True
+    eval_mode: bool = False
+
+    @property
+    def smoothing(self) -> float:
+        return self.inner.smoothing
+
+    def check(self) -> None:
+        self.inner.check()
+        check_between("task.epsilon", self.epsilon, 0)
+        check_between("task.step", self.step, 0, open_below=True)
+        check_between("task.steps", self.steps, 0)
+
+    def build(self, given: Given) -> "TrainTask":
+        from vtkernels.train import AdversarialTask
+
+        if given.views > 1:
+            refuse("augment.policy.views", "be 1 for an attack", given.views, "try --augment.policy.views 1")
+        attack = {"step": self.step, "steps": self.steps, "norm": self.norm, "random_start": self.random_start}
+        return AdversarialTask(self.inner.build(given), self.epsilon, given.statistics, eval_mode=self.eval_mode, **attack)
+
+    def tiny(self, share: float) -> Self:
+        return replace(self, inner=self.inner.tiny(share))
 
     def tiny_data(self, data: "Data") -> "Data":
         return self.inner.tiny_data(data)
@@ -359,7 +436,7 @@ def check_unmixed(given: Given) -> None:
         refuse("mix", "be none where pixels or boxes are learnt", "mixed classes", "try --mix none")
 
 
-Task = Classification | Drloc | Distillation | NoisyStudent | FixMatch | Segmentation | Detection
+Task = Classification | Drloc | Adversarial | Distillation | NoisyStudent | FixMatch | Segmentation | Detection
 
 
 def pool_of(task: Any) -> type | None:

@@ -10,7 +10,7 @@ EPOCHS = 10
 # share of labels, and labelled images of a batch, where the other images take part without them
 LABELLED, LABELLED_BATCH = 0.1, 16
 # configuration fields that make a variant what it is, whatever its size
-CHARACTER = ("distilled", "class_token", "pooling", "activation")
+CHARACTER = ("distilled", "class_token", "pooling", "activation", "drop_path_rule", "layer_scale", "class_position", "shifted_patches", "local_attention")
 
 
 def scaled(recipe: Recipe, scale: str, data: str = "digits") -> Recipe:
@@ -33,6 +33,7 @@ def tiny(recipe: Recipe, data: str = "digits", epochs: int = EPOCHS) -> Recipe:
         data=recipe.task.tiny_data(images),
         unlabelled=recipe.unlabelled and recipe.unlabelled.tiny(),
         augment=recipe.augment.tiny(),
+        mix=recipe.mix and recipe.mix.tiny(share),
         task=recipe.task.tiny(share),
         optim=optim,
         schedule=recipe.schedule.tiny(share, optim.lr),

@@ -5,6 +5,7 @@ from typing import Any
 
 # name -> module, loaded when it is asked for
 _LAZY_NAMES = {
+    "AdversarialTask": "tasks",
     "CheckpointError": "errors",
     "ClassificationTask": "tasks",
     "DetectionTask": "tasks",

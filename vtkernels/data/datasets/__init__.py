@@ -10,6 +10,7 @@ from vtkernels.data.datasets.subsets import (
     class_subset,
     fraction_subset,
     noisy_labels,
+    relabelled,
     stratified_split,
     unlabelled,
 )
@@ -28,5 +29,6 @@ __all__ = [
     "list_datasets",
     "noisy_labels",
     "stratified_split",
+    "relabelled",
     "unlabelled",
 ]

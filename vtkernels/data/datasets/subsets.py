@@ -67,6 +67,13 @@ def noisy_labels(dataset: ImageDataset, rate: float, *, seed: int = 0, among: st
     return NoisyLabels(dataset, np.where(replaced, drawn, dataset.targets))
 
 
+def relabelled(dataset: ImageDataset, targets: np.ndarray) -> ImageDataset:
+    """The same images under other labels, one for each."""
+    if len(targets) != len(dataset):
+        fail("relabelled", "targets", f"be one for each of {len(dataset)} images", len(targets))
+    return _Relabelled(dataset, np.asarray(targets))
+
+
 def unlabelled(dataset: ImageDataset) -> ImageDataset:
     """The images alone; every target is -1."""
     return _Relabelled(dataset, np.full(len(dataset), -1))

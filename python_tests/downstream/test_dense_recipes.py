@@ -60,7 +60,7 @@ def test_json(name):
 
 
 def small(name: str, **task) -> Recipe:
-    recipe = tiny(get_recipe(name), epochs=1)
+    recipe = tiny(get_recipe(name), epochs=2)
     data = replace(recipe.data, batch_size=8, valid_batch_size=16, options={**recipe.data.options, "count": 16})
     return replace(recipe, data=data, task=replace(recipe.task, channels=16, **task))
 

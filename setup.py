@@ -1,7 +1,7 @@
 """The native build: one library of kernels and two small extensions, facts and image operations, compiled by ninja. The rest is in pyproject.toml.
 
 VTKERNELS_BUILD=auto  build what this machine can, say what was skipped and why, never fail an install (default)
-VTKERNELS_BUILD=none  pure Python
+VTKERNELS_BUILD=none  pure Python, whose wheel is for every platform
 VTKERNELS_BUILD=cpu   the CPU kernels, or fail; the extensions if Python's headers are there
 VTKERNELS_BUILD=cuda  CPU and CUDA kernels, or fail
 """
@@ -146,6 +146,4 @@ class NativeBuild(build_ext):
         return {str(Path(self.build_lib, "vtkernels", name)): str(PACKAGE / name) for name in LIBRARIES if self.inplace and (PACKAGE / name).exists()}
 
 
-# a wheel without native code is for every platform
-native = [] if os.environ.get("VTKERNELS_BUILD") == "none" else [Extension("vtkernels._system", sources=[])]
-setup(ext_modules=native, cmdclass={"build_ext": NativeBuild})
+setup(ext_modules=[Extension("vtkernels._system", sources=[])] * (os.environ.get("VTKERNELS_BUILD") != "none"), cmdclass={"build_ext": NativeBuild})

@@ -110,11 +110,12 @@ def test_scaling_keeps_to_its_budget_and_finds_the_known_best():
 
 
 def test_run_at_the_smallest_scale(tmp_path):
-    small = {"evaluations": 4, "population": 2, "sample": 1, "blocks": 1, "filters": 2, "limit": 3, "epochs": 1, "train": 60, "valid": 50, "base_size": 8}
+    cells = {"evaluations": 4, "population": 2, "sample": 1, "blocks": 1, "filters": 2}
+    small = {**cells, "base_size": 8, "base_width": 1.0, "step": 0.2, "limit": 2, "epochs": 1, "train": 60, "valid": 50}
     results = [search.run(search.Options(**small, device="cpu")) for _ in range(2)]
     first, second = results
     assert first.complete and first.cells == second.cells and first.scores == second.scores and first.scaled_scores == second.scaled_scores
-    assert len(first.scores) == 4 and len(first.macs) == len(first.costs) == 3
+    assert len(first.scores) == 4 and len(first.macs) == len(first.costs) == 2
     assert abs(first.best_coefficients.cost - 2) <= 0.2
     # not by the formula alone
     assert max(first.macs) <= 2.2 * first.base_macs

@@ -143,21 +143,33 @@ def test_density_integrates_to_one():
     assert float(torch.trapezoid(values, points)) == pytest.approx(1.0, abs=1e-6)
 
 
-FAMILIES = ["vit_nano_patch4_32", "cait_nano_patch4_32", "swin_nano_patch4_window4_32", "swinv2_nano_window4_32", "cvt_nano_32", "t2t_vit_nano_32"]
+WORDS = ("bert_nano", "transformer_nano")
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in vt.list_models("*_nano*") if name not in WORDS])
+def test_every_family_has_a_symmetric_hessian(name):
+    """Its product with vectors, that is: what an op forgot to pass on would show in one order and not in the other."""
+    torch.manual_seed(0)
+    model = vt.create_model(name, num_classes=4)
+    loss = Loss(model, [(torch.randn(2, 3, 32, 32), torch.tensor([0, 3]))], dtype=torch.float64)
+    first, second = loss.drawn(0), loss.drawn(1)
+    one, other = loss.product(first), loss.product(second)
+    assert one.any() and float(torch.dot(one, second)) == pytest.approx(float(torch.dot(other, first)), rel=1e-6, abs=1e-9 * float(one.norm() * second.norm()))
+
+
+# with smooth activations: where one has a kink, differences find it and derivatives do not
+@pytest.mark.parametrize("name", ["vit_nano_patch4_32", "cait_nano_patch4_32", "swin_nano_patch4_window4_32", "vitae_nano_32", "cvt_nano_32"])
 def test_families_have_curvature_of_finite_differences(name):
     torch.manual_seed(0)
     model = vt.create_model(name, num_classes=4)
-    loss = Loss(model, [(torch.randn(3, 3, 32, 32), torch.tensor([0, 1, 3]))], dtype=torch.float64)
+    loss = Loss(model, [(torch.randn(2, 3, 32, 32), torch.tensor([0, 3]))], dtype=torch.float64)
     vector, step = loss.drawn(0), 1e-6
     sides = []
     for sign in (1, -1):
         with loss.moved(sign * step * vector):
             sides.append(loss.gradient())
     product = loss.product(vector)
-    assert float(((sides[0] - sides[1]) / (2 * step) - product).norm()) <= 1e-4 * float(product.norm())
+    assert float(((sides[0] - sides[1]) / (2 * step) - product).norm()) <= 1e-6 * float(product.norm())
 
 
 def test_interrupted_work_keeps_what_is_done(monkeypatch, tmp_path):

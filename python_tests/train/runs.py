@@ -1,6 +1,5 @@
 """Runs of a second or less: a transformer of a few thousand weights on noise."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,6 @@ from torch.utils.data import Dataset
 
 import vtkernels as vt
 from vtkernels.train import ClassificationTask, DrlocTask, Observer, Settings, StepRecord, Trainer
-
-logging.getLogger("vtkernels").setLevel(logging.ERROR)
 
 CLASSES = 5
 

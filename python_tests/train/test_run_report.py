@@ -20,7 +20,7 @@ from vtkernels.train.observers.curves import MOST_POINTS, draw_curves, thinned
 from vtkernels.train.observers.findings import Example, as_pictures, attention_or_maps, look
 from vtkernels.train.observers.pictures import draw_confusion, draw_examples, draw_maps
 from vtkernels.train.observers.surroundings import surroundings
-from vtkernels.train.records import EpochRecord
+from vtkernels.train.records import EpochRecord, StepRecord
 
 pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
@@ -240,6 +240,15 @@ def test_long_runs_are_thinned():
     assert sum(y for _, y in fewer) / len(fewer) == pytest.approx(0.5, abs=1e-2)
     assert thinned(points[:7]) == points[:7]
     assert thinned([]) == []
+
+
+def test_of_long_runs_some_steps_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("vtkernels.train.observers.report.MOST_STEPS", 10)
+    report = Report(tmp_path)
+    for step in range(100):
+        report.on_step(StepRecord(step=step, epoch=step / 10, loss=1.0, lr=0.1, images_per_second=1.0, memory=1))
+    kept = [step["step"] for step in report.steps]
+    assert kept == list(range(0, 100, 16))
 
 
 def test_surroundings():

@@ -201,3 +201,20 @@ def test_deterministic_switch():
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_esam_is_refused():
+    with pytest.raises(ValueError, match="each sample's"):
+        trainer(None, tiny_task(), lambda module: vt.optim.ESAM(module.parameters(), torch.optim.SGD, lr=0.1))
+
+
+@pytest.mark.parametrize("kind", ["ASAM", "GSAM", "LookSAM", "FriendlySAM"])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_variants_of_sam_train(kind, precision):
+    seen = Losses()
+    made = trainer(None, tiny_task(), lambda module: getattr(vt.optim, kind)(module.parameters(), torch.optim.SGD, lr=0.05, model=module), observers=[seen])
+    made.precision.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=precision == "float16")
+    before = copy.deepcopy(made.task.state_dict())
+    made.fit()
+    assert all(loss < 5 for loss in seen.curve)
+    assert not torch.equal(made.model.head.weight, before["model.head.weight"])

@@ -229,10 +229,10 @@ def watched(*tensors: torch.Tensor) -> bool:
 
 
 def differentiable_again(name: str, first: int, forward: Callable[..., torch.Tensor]) -> None:
-    """Register autograd for the backward op `vtkernels::<name>`: second derivatives, for which the reference is differentiated twice.
+    """Register autograd for the backward op `vtkernels::<name>`: second derivatives, for which plain tensor algebra is differentiated twice.
 
     The op's arguments are the upstream gradient, what the forward saved, from `first` on the tensors that its results are the gradients of, and
-    the rest; `forward(*tensors, *rest)` is the output, as tensor algebra. What was saved follows from the tensors: it has no gradient of its own.
+    the rest; `forward(*tensors, *rest)` is the output, as the reference makes it. What was saved follows from the tensors: it has no gradient of its own.
     """
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -116,14 +116,15 @@ def _field(option: str, text: str) -> tuple[str, Any]:
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
-    """What a run's folder tells of its model: its name under "model", and the fields of its configuration."""
+    """What a run's folder tells of its model: its name under "model", and its configuration under "config"."""
     path = folder / "weights" / "config.json"
     if not path.is_file():
         fail("analysis", "model", "be a model's name or the folder of a training run", f"{str(folder)!r}, which has no {path.relative_to(folder)}")
     content = json.loads(path.read_text())
     if not isinstance(content, dict) or not isinstance(content.get("model"), str):
         fail("analysis", str(path), 'hold a model\'s name under "model"', json.dumps(content)[:80])
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in content.get("config", {}).items()}
+    return {"model": content["model"], **fields}
 
 
 __all__ = ["Subject", "SubjectOptions"]

@@ -49,7 +49,7 @@ class Options:
     seeds: int = 3
     pool: int | None = None
     model: str = "cnn"
-    updates: int = 150
+    updates: int = 100
     passes: int = 20
     data: str = "digits"
     root: str | None = None
@@ -333,7 +333,8 @@ def trainer(model: str, classes: int, size: int, updates: int, device: torch.dev
             torch.manual_seed(seed)
             channels = images.shape[1]
             net = SmallNet(channels, classes) if model == "cnn" else create_model(model, num_classes=classes, img_size=size, in_channels=channels)
-            return fit(net.to(device), images, labels, updates=updates)
+            # what suits the small network in so few steps is too much for a transformer
+            return fit(net.to(device), images, labels, updates=updates, lr=5e-3 if model == "cnn" else 1e-3)
 
     return train
 

@@ -132,8 +132,10 @@ class Landscape(Result):
         # matplotlib's solids have no logarithmic axis
         heights = np.log10(np.maximum(self.surface, 1e-6))
         axes.plot_surface(first, second, heights, cmap=style.SEQUENTIAL, rcount=60, ccount=60, linewidth=0.2, edgecolor="white", antialiased=True)
-        axes.set(xlabel="direction 1", ylabel="direction 2", title="Loss surface")
-        axes.set_zlabel("log10 of the loss")
+        # slanted axes have room for three numbers
+        places = [self.steps[0], 0.0, self.steps[-1]]
+        axes.set(xlabel="step along direction 1", ylabel="step along direction 2", title="Loss on the plane of two directions", xticks=places, yticks=places)
+        axes.set_zlabel("log10 of the loss", labelpad=8)
         axes.set_box_aspect(None, zoom=0.85)
         return figure
 

@@ -88,7 +88,7 @@ class NTK(Result):
             axes.semilogy(place, values.clamp(min=values[0] * 1e-18), color=color, marker=style.MARKERS[index], label=f"{label}: condition {told}")
         axes.axhline(self.floor, color=style.COLORS["black"], linestyle=":", linewidth=1.2, label="rounding")
         axes.set(xlabel="place among the eigenvalues, largest first", ylabel="eigenvalue", title="Neural tangent kernel")
-        axes.legend()
+        axes.legend(loc="center left", bbox_to_anchor=(0.0, 0.25))
         return {self.name: figure}
 
 

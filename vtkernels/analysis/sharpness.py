@@ -40,16 +40,16 @@ class Options(SubjectOptions):
     """
 
     split: str = "train"
-    samples: int | None = 256
+    samples: int | None = 128
     batch_size: int = 64
     only: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
     eigenvalues: int = 1
-    power_steps: int = 20
+    power_steps: int = 15
     tolerance: float = 1e-3
-    lanczos_steps: int = 20
+    lanczos_steps: int = 15
     probes: int = 1
-    trace_samples: int = 4
+    trace_samples: int = 3
     rho: float = 0.05
     draws: int = 5
 

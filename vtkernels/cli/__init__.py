@@ -1,4 +1,4 @@
-"""The command line: `vtkernels info | check | tune | list | train | eval | noisy-student`."""
+"""The command line: `vtkernels info | check | tune | list | train | eval | analyze | noisy-student | bench`."""
 
 import argparse
 import math
@@ -23,15 +23,19 @@ def main(arguments: list[str] | None = None) -> int:
     listing.add_argument("what", choices=("models", "recipes", "datasets", "ops"))
     listing.add_argument("pattern", nargs="?", default="*", help='as for file names: "swin_*"')
     listing.set_defaults(run=lambda options, rest: _list(options.what, options.pattern))
-    # these take the fields of a recipe, which are not known before the recipe is
+    # these take options that are not known before the recipe or the analysis is
     train = commands.add_parser("train", help="train a recipe, or go on with a run", add_help=False)
     train.set_defaults(run=lambda options, rest: _train(rest))
     evaluate = commands.add_parser("eval", help="evaluate the weights of a run", add_help=False)
     evaluate.set_defaults(run=lambda options, rest: _evaluate(rest))
+    analyze = commands.add_parser("analyze", help="look inside a trained model", add_help=False)
+    analyze.set_defaults(run=lambda options, rest: _analyze(rest))
     student = commands.add_parser("noisy-student", help="train a teacher, and students of what it says of images without labels", add_help=False)
     student.set_defaults(run=lambda options, rest: _noisy_student(rest))
+    bench = commands.add_parser("bench", help="measure all ops and some models beside their peers on this machine, and write a page of it", add_help=False)
+    bench.set_defaults(run=lambda options, rest: _bench(rest))
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.run not in [command.get_default("run") for command in (train, evaluate, student)]:
+    if rest and options.run not in [command.get_default("run") for command in (train, evaluate, analyze, student, bench)]:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options.run(options, rest)
 
@@ -76,6 +80,18 @@ def _evaluate(arguments: list[str]) -> int:
     from vtkernels.cli.evaluate import evaluate
 
     return evaluate(arguments)
+
+
+def _analyze(arguments: list[str]) -> int:
+    from vtkernels.cli.analyze import analyze
+
+    return analyze(arguments)
+
+
+def _bench(arguments: list[str]) -> int:
+    from vtkernels.cli.bench import bench
+
+    return bench(arguments)
 
 
 __all__ = ["main"]

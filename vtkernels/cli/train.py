@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", nargs="?", const="", metavar="FOLDER", help=f"go on with a run; without a folder, the latest one in {RUNS}/")
     parser.add_argument("--folder", type=Path, help=f"of the run; default: {RUNS}/RECIPE, or with a number where that exists")
     parser.add_argument("--scale", choices=("full", "tiny"), default="full", help="tiny: the recipe's smallest model on digits, for ten epochs")
+    parser.add_argument("--no-report", action="store_true", help="leave out report.html and its plots")
     parser.add_argument("--dry-run", action="store_true", help="print what would be trained, and how much memory and time that takes; needs no data")
     return parser
 
@@ -45,7 +46,7 @@ def _train(arguments: list[str]) -> int:
     if options.help and not name and not options.source:
         parser.print_help()
         print("\nrecipes:\n" + "\n".join(f"  {recipe:22} {describe_recipe(recipe)}" for recipe in list_recipes()))
-        return 0
+        parser.exit()
     given = [what for what in (name, options.source, options.resume) if what is not None]
     if len(given) != 1:
         parser.error("expected a recipe, --from FILE or --resume [FOLDER], and only one of them; `vtkernels list recipes` names all")
@@ -63,7 +64,7 @@ def _train(arguments: list[str]) -> int:
         return 0
     with distributed.processes() as device:
         folder = distributed.gathered(options.folder or _free_folder(recipe.name))[0]
-        return _fit(build(recipe, folder=folder, observers=_observers(folder), device=device))
+        return _fit(build(recipe, folder=folder, observers=_observers(folder, options), device=device))
 
 
 def _resume(options: argparse.Namespace, rest: list[str]) -> int:
@@ -71,7 +72,7 @@ def _resume(options: argparse.Namespace, rest: list[str]) -> int:
     # more epochs, another monitor: what does not fit the checkpoint is told by the trainer
     recipe = changed(Recipe.load(folder), rest, f"vtkernels train --resume {folder}")
     with distributed.processes() as device:
-        return _fit(build(recipe, folder=folder, observers=_observers(folder), device=device).resume())
+        return _fit(build(recipe, folder=folder, observers=_observers(folder, options), device=device).resume())
 
 
 def _fit(trainer: Trainer) -> int:
@@ -84,10 +85,10 @@ def _fit(trainer: Trainer) -> int:
     return 0
 
 
-def _observers(folder: Path) -> list[Observer]:
+def _observers(folder: Path, options: argparse.Namespace) -> list[Observer]:
     from vtkernels.train.observers import usual_observers
 
-    return usual_observers(folder)
+    return usual_observers(folder, report=not options.no_report)
 
 
 def _free_folder(name: str) -> Path:

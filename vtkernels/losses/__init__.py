@@ -3,6 +3,7 @@
 from vtkernels.losses.asymmetric import AsymmetricMultiLabelLoss, AsymmetricSingleLabelLoss, asymmetric_multi_label_loss, asymmetric_single_label_loss
 from vtkernels.losses.augmix import AugMixLoss, JsdCrossEntropy
 from vtkernels.losses.binary import BinaryCrossEntropy, CosubLoss, binary_cross_entropy, cosub_loss
+from vtkernels.losses.boxes import GiouLoss, giou_loss
 from vtkernels.losses.categorical import (
     BalancedCrossEntropy,
     CrossEntropy,
@@ -49,6 +50,7 @@ __all__ = [
     "FixMatchLoss",
     "FocalLoss",
     "GccsLoss",
+    "GiouLoss",
     "HardDistillationLoss",
     "IslandLoss",
     "JsdCrossEntropy",
@@ -76,6 +78,7 @@ __all__ = [
     "focal_loss",
     "focal_prior_bias",
     "gccs_loss",
+    "giou_loss",
     "hard_distillation_loss",
     "inverse_frequency_weights",
     "island_loss",

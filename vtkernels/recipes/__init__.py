@@ -18,6 +18,7 @@ from vtkernels.recipes._augment import (
     RandomAutoAugment,
     RandomErasing,
     ResizedCrop,
+    Scene,
     ThreeAugment,
 )
 from vtkernels.recipes._build import build
@@ -29,7 +30,7 @@ from vtkernels.recipes._recipe import Model, Recipe
 from vtkernels.recipes._registry import describe_recipe, get_recipe, list_recipes, recipe
 from vtkernels.recipes._schedule import Constant, Cosine, Decay, Linear, Plateau, Steps
 from vtkernels.recipes._self_training import SelfTraining, self_train
-from vtkernels.recipes._task import Classification, Consistency, CrossEntropy, Distillation, Drloc, FixMatch, NoisyStudent
+from vtkernels.recipes._task import Classification, Consistency, CrossEntropy, Detection, Distillation, Drloc, FixMatch, NoisyStudent, Segmentation
 from vtkernels.recipes._tiny import scaled, tiny
 from vtkernels.recipes._unlabelled import PseudoLabelled, WeakAndStrong
 from vtkernels.train import Settings
@@ -53,6 +54,7 @@ __all__ = [
     "Cutout",
     "Data",
     "Decay",
+    "Detection",
     "Distillation",
     "Drloc",
     "FixMatch",
@@ -74,6 +76,8 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "ResizedCrop",
+    "Scene",
+    "Segmentation",
     "SelfTraining",
     "Settings",
     "Steps",

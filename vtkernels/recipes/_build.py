@@ -78,6 +78,9 @@ def check(recipe: Recipe, world: int = 1) -> int:
     for section in (recipe.model, recipe.data, recipe.augment, recipe.task, recipe.optim, *([recipe.mix] if recipe.mix else [])):
         section.check()
     check_pool(recipe)
+    if recipe.augment.joint != recipe.task.joint:
+        wanted, got = ("scene", "images alone") if recipe.task.joint else ("augment", "images with their masks or boxes")
+        refuse("augment", "suit the task", f"one for {got}", f"try --augment {wanted}")
     parts = world * recipe.train.accumulate
     whole = recipe.data.batch_size
     if whole % parts:
@@ -169,11 +172,9 @@ def training_loader(recipe: Recipe, dataset: "ImageDataset", num_classes: int, b
 
 def validation_loader(recipe: Recipe, dataset: "ImageDataset", batch_size: int, device: torch.device) -> "Loader":
     from vtkernels.data import create_loader
-    from vtkernels.data.transforms import CenterCrop, Compose, Resize
 
     data = recipe.data
-    around = int(data.size / data.eval_crop)
-    transform = Compose(Resize((around, around), cover=not data.squash), CenterCrop(data.size))
+    transform = recipe.augment.build_valid(data.size, data.statistics(dataset), data.eval_crop, data.squash)
     given: dict[str, Any] = {"workers": data.workers, "device": device, "on_corrupt": data.on_corrupt}
     return create_loader(dataset, data.valid_batch_size or batch_size, transform=transform, statistics=data.statistics(dataset), **given)
 

@@ -34,6 +34,9 @@ KNOWN = {
     "shapes": KnownSet("train", "test", 1_000, 1_000, 8),
     "pets": KnownSet("trainval", "test", 3_680, 3_669, 37),
     "cars": KnownSet("train", "test", 8_144, 8_041, 196),
+    # of its 118 thousand training images, those with an object
+    "coco": KnownSet("train", "val", 117_266, 5_000, 80),
+    "ade20k": KnownSet("train", "val", 20_210, 2_000, 150),
     "inat2019": KnownSet("train", "val", 265_213, 3_030, 1010),
 }
 DOMAINS = {

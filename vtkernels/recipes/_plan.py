@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vtkernels.recipes._build import check, updates_per_epoch
+from vtkernels.recipes._build import check, check_size, updates_per_epoch
 from vtkernels.recipes._errors import RecipeError, refuse
 from vtkernels.recipes._recipe import Recipe
 from vtkernels.recipes._task import Given
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from vtkernels.train import Task
 
 GIB = 2**30
+# what a process is taken to compute in a second: about a third of what GPUs of 2020 do in bfloat16
+ASSUMED_SPEED = 100e12
 
 
 class Memory(NamedTuple):
@@ -41,6 +43,7 @@ def plan(recipe: Recipe, world: int = 1) -> str:
     beside = recipe.unlabelled.ratio * recipe.unlabelled.VIEWS if recipe.unlabelled else 0
     memory = memory_of(recipe, task, batch_size * (recipe.augment.views + beside), classes)
     gmacs, total = macs_of(task.model, recipe.data.size) / 1e9, memory.state + memory.activations
+    work = work_of(recipe, gmacs * 1e9, updates)
     views = f", {recipe.augment.views} views of each image" if recipe.augment.views > 1 else ""
     views += f", and {beside} times as many without labels" if beside else ""
     passes = "a forward and backward pass" if recipe.sam is None else "two forward and backward passes"
@@ -52,6 +55,8 @@ def plan(recipe: Recipe, world: int = 1) -> str:
         "steps": f"{recipe.train.epochs} epochs x {updates:,} = {recipe.train.epochs * updates:,} updates, {passes} each",
         "memory": f"about {total / GIB:.2f} GiB a process, by formula and not measured: {memory.state / GIB:.2f} of weights and what goes with them, "
         f"{memory.activations / GIB:.2f} of activations in {recipe.train.precision}",
+        "compute": f"{work:.3g} floating point operations: {work / world / ASSUMED_SPEED / 3600:.3g} h by formula and not measured, "
+        f"if a process does an assumed {ASSUMED_SPEED:.0e} a second",
         "optimizer": _fields(recipe.optim) + (f" in {_fields(recipe.sam)}" if recipe.sam else ""),
         "schedule": _fields(recipe.schedule),
         "rates": _rates(recipe, updates),
@@ -62,6 +67,7 @@ def plan(recipe: Recipe, world: int = 1) -> str:
 def task_without_memory(recipe: Recipe, classes: int) -> "Task":
     with torch.device("meta"):
         model = recipe.model.build(recipe.data.size, classes)
+        check_size(recipe, model)
         return recipe.task.build(Given(model, classes, recipe.mix is not None, recipe.augment.views, recipe.data.size))
 
 
@@ -96,6 +102,12 @@ def macs_of(model: torch.nn.Module, size: int) -> int:
         model.eval()(torch.empty(1, 3, size, size, device="meta"))
     model.train()
     return counter.get_total_flops() // 2
+
+
+def work_of(recipe: Recipe, macs: float, updates: int) -> float:
+    """Floating point operations of a whole training: the backward costs two forwards, and what is not kept is computed once more."""
+    forwards = (4 if recipe.train.grad_checkpointing else 3) * (1 if recipe.sam is None else 2)
+    return 2 * macs * forwards * recipe.augment.views * recipe.data.batch_size * updates * recipe.train.epochs
 
 
 def _fused_ops() -> dict[Any, Any]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from vtkernels.recipes._augment import Augment, Erase, Mixup
+from vtkernels.recipes._augment import Augment, Erase, Mixup, Scene
 from vtkernels.recipes._data import Data, Scalar
 from vtkernels.recipes._errors import nearest, refuse
 from vtkernels.recipes._json import from_json, to_json
@@ -37,19 +37,17 @@ class Model:
     options: dict[str, Scalar] = field(default_factory=dict)
 
     def check(self) -> None:
-        import vtkernels
+        from vtkernels.models import list_models
 
-        if self.name not in vtkernels.list_models():
-            refuse("model.name", "be one of `vtkernels list models`", repr(self.name), nearest(self.name, vtkernels.list_models()))
+        if self.name not in list_models():
+            refuse("model.name", "be one of `vtkernels list models`", repr(self.name), nearest(self.name, list_models()))
 
     def build(self, size: int, num_classes: int) -> "nn.Module":
-        import vtkernels
+        from vtkernels.models import create_model
 
         self.check()
         try:
-            return vtkernels.create_model(
-                self.name, num_classes=num_classes, img_size=size, drop_path=self.drop_path, checkpoint=self.checkpoint, **self.options
-            )
+            return create_model(self.name, num_classes=num_classes, img_size=size, drop_path=self.drop_path, checkpoint=self.checkpoint, **self.options)
         except TypeError as error:
             refuse("model.options", f"be fields of {self.name}", self.options, str(error))
         except ValueError as error:
@@ -82,7 +80,7 @@ class Recipe:
     model: Model = Model()
     data: Data = Data()
     unlabelled: Unlabelled | None = None
-    augment: Augment = Augment()
+    augment: Augment | Scene = Augment()
     mix: Mixup | None = None
     erase: Erase | None = None
     task: Task = Classification()

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vtkernels.models import Model
+    from vtkernels.recipes._data import Data
     from vtkernels.train import Task as TrainTask
 
 
@@ -68,8 +69,19 @@ class Consistency:
 Loss = CrossEntropy | Consistency
 
 
+class OfImages:
+    """What tasks have in common that learn one thing of each image."""
+
+    # whether images are transformed together with masks or boxes
+    joint: ClassVar[bool] = False
+
+    def tiny_data(self, data: "Data") -> "Data":
+        """What the task can learn from at the smallest scale: any data here."""
+        return data
+
+
 @dataclass(frozen=True, kw_only=True)
-class Classification:
+class Classification(OfImages):
     """Images into classes.
 
     Attributes:
@@ -95,7 +107,7 @@ class Classification:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drloc:
+class Drloc(OfImages):
     """Another task, plus dense relative localisation of the model's last map.
 
     Attributes:
@@ -154,9 +166,12 @@ class Drloc:
     def tiny(self, share: float) -> Self:
         return replace(self, inner=self.inner.tiny(share), warmup=self.warmup * share, span=self.span * share)
 
+    def tiny_data(self, data: "Data") -> "Data":
+        return self.inner.tiny_data(data)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Distillation:
+class Distillation(OfImages):
     """Another task, plus what a teacher says of the same augmented and mixed images.
 
     Attributes:
@@ -202,7 +217,7 @@ class Distillation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoisyStudent:
+class NoisyStudent(OfImages):
     """Labels, and a teacher's pseudo-labels of other images; the second count as many times as there are more of them in a batch.
 
     Attributes:
@@ -230,7 +245,7 @@ class NoisyStudent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixMatch:
+class FixMatch(OfImages):
     """Labels, and the class of weakly augmented images for their strongly augmented views, where the model is sure of it.
 
     Attributes:
@@ -261,7 +276,90 @@ class FixMatch:
         return self
 
 
-Task = Classification | Drloc | Distillation | NoisyStudent | FixMatch
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """A class for each pixel, from the model's maps.
+
+    Attributes:
+        head: "upernet" or "fcn".
+        channels: width of the head.
+        frozen: the model stays as it is, and the head alone is trained.
+        auxiliary: weight of the loss of a second, small head on the last map but one; 0 has none.
+    """
+
+    joint: ClassVar[bool] = True
+    smoothing: ClassVar[float] = 0.0
+    head: Literal["upernet", "fcn"] = "upernet"
+    channels: int = 512
+    frozen: bool = False
+    auxiliary: float = 0.4
+
+    def check(self) -> None:
+        check_between("task.channels", self.channels, 1)
+        check_between("task.auxiliary", self.auxiliary, 0)
+
+    def build(self, given: Given) -> "TrainTask":
+        from vtkernels.models import Segmenter
+        from vtkernels.train import SegmentationTask
+
+        check_unmixed(given)
+        model = Segmenter(given.model, given.num_classes, head=self.head, channels=self.channels, auxiliary=self.auxiliary > 0, frozen=self.frozen)
+        return SegmentationTask(model, auxiliary_weight=self.auxiliary)
+
+    def tiny(self, share: float) -> Self:
+        return replace(self, channels=32)
+
+    def tiny_data(self, data: "Data") -> "Data":
+        return replace(data, name="shapes", options={"task": "segmentation", "objects": 2})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """Objects with their boxes, from the model's maps, in one stage and without anchors.
+
+    Attributes:
+        channels: width of the pyramid and the head.
+        depth: convolutions before each answer.
+        finest: maps with cells of fewer pixels are left out.
+        extra: coarser levels beyond those of the model.
+        frozen: the model stays as it is, and the head alone is trained.
+    """
+
+    joint: ClassVar[bool] = True
+    smoothing: ClassVar[float] = 0.0
+    channels: int = 256
+    depth: int = 4
+    finest: int = 8
+    extra: int = 2
+    frozen: bool = False
+
+    def check(self) -> None:
+        check_between("task.channels", self.channels, 1)
+        check_between("task.depth", self.depth, 0)
+        check_between("task.finest", self.finest, 1)
+        check_between("task.extra", self.extra, 0)
+
+    def build(self, given: Given) -> "TrainTask":
+        from vtkernels.models import Detector
+        from vtkernels.train import DetectionTask
+
+        check_unmixed(given)
+        options = {"channels": self.channels, "depth": self.depth, "finest": self.finest, "extra": self.extra}
+        return DetectionTask(Detector(given.model, given.num_classes, frozen=self.frozen, **options))
+
+    def tiny(self, share: float) -> Self:
+        return replace(self, channels=32, depth=1, finest=4, extra=1)
+
+    def tiny_data(self, data: "Data") -> "Data":
+        return replace(data, name="shapes", options={"task": "detection", "objects": 2})
+
+
+def check_unmixed(given: Given) -> None:
+    if given.mixed:
+        refuse("mix", "be none where pixels or boxes are learnt", "mixed classes", "try --mix none")
+
+
+Task = Classification | Drloc | Distillation | NoisyStudent | FixMatch | Segmentation | Detection
 
 
 def pool_of(task: Any) -> type | None:

@@ -30,7 +30,7 @@ def tiny(recipe: Recipe, data: str = "digits", epochs: int = EPOCHS) -> Recipe:
     return replace(
         recipe,
         model=smallest(recipe.model),
-        data=images,
+        data=recipe.task.tiny_data(images),
         unlabelled=recipe.unlabelled and recipe.unlabelled.tiny(),
         augment=recipe.augment.tiny(),
         task=recipe.task.tiny(share),

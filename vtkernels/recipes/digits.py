@@ -33,9 +33,9 @@ def demo() -> Recipe:
     return replace(
         base,
         model=Model(name="swin_nano_patch4_window4_32", drop_path=0.0),
-        task=Drloc(inner=Classification(loss=CrossEntropy(smoothing=0.1)), weight=0.1, warmup=1, span=24, reference="paper"),
+        task=Drloc(inner=Classification(loss=CrossEntropy(smoothing=0.1)), weight=0.1, warmup=1, span=30, reference="paper"),
         sam=SAM(rho=0.05),
         schedule=Cosine(warmup=2, final_lr=1e-5),
         optim=AdamW(lr=3e-3, weight_decay=0.05),
-        train=replace(base.train, epochs=24, clip_norm=5.0),
+        train=replace(base.train, epochs=30, clip_norm=5.0),
     )

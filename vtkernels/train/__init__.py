@@ -7,6 +7,7 @@ from typing import Any
 _LAZY_NAMES = {
     "CheckpointError": "errors",
     "ClassificationTask": "tasks",
+    "DetectionTask": "tasks",
     "DistillationTask": "tasks",
     "DrlocTask": "tasks",
     "EpochRecord": "records",
@@ -18,6 +19,7 @@ _LAZY_NAMES = {
     "NonFiniteLoss": "errors",
     "Observer": "records",
     "Outcome": "task",
+    "SegmentationTask": "tasks",
     "Settings": "settings",
     "StepRecord": "records",
     "Task": "task",

@@ -144,7 +144,7 @@ class Trainer:
 
     def _epoch_or_back(self) -> None:
         try:
-            self._epoch()
+            self.run_epoch()
         except NonFiniteLoss as error:
             self._step_back(error)
         except RuntimeError as error:
@@ -156,7 +156,8 @@ class Trainer:
             hint = "was it killed for want of memory? Fewer workers or smaller batches need less"
             raise LoaderDied(f"a worker of the loader died in epoch {self.progress.epoch} ({error}); {hint}. {self._how_to_resume()}") from error
 
-    def _epoch(self) -> None:
+    def run_epoch(self) -> None:
+        """One epoch, from where it stands, with what follows it; `fit` does so until the end."""
         self.module.train()
         self.reporter.begin_epoch(self.progress.images)
         if not self.progress.all_read:
@@ -193,7 +194,7 @@ class Trainer:
             progress.in_epoch += 1
             progress.images += result.images
             progress.all_read = len(batches) < settings.accumulate
-            self.loss_sum += result.loss.double() * result.images
+            self.loss_sum.add_(result.loss, alpha=result.images)
             self.loader_state = self.train_loader.state_dict()
             self._between_updates = True
         by_updates = settings.save_every_updates is not None and progress.update % settings.save_every_updates == 0
@@ -223,7 +224,11 @@ class Trainer:
 
     def _save_and_leave(self, signum: int) -> None:
         self.save()
-        raise Interrupted(signum, f"stopped by {NAMES[signum]} after update {self.progress.update}. {self._how_to_resume()}")
+        told = Interrupted(signum, f"stopped by {NAMES[signum]} after update {self.progress.update}. {self._how_to_resume()}")
+        if self.is_main:
+            # uncaught, it would end the process without a word
+            log.warning("%s", told)
+        raise told
 
     def _end_epoch(self) -> None:
         progress, settings = self.progress, self.settings

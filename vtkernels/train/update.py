@@ -1,12 +1,14 @@
 """One update of the weights from some batches."""
 
 import contextlib
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vtkernels._core import check
 from vtkernels.optim.clip import clip_grad_adaptive_, clip_grad_norm_, clip_grad_value_
 from vtkernels.optim.groups import head_parameters
 from vtkernels.train import distributed
@@ -33,12 +35,16 @@ class Update:
     """
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision, settings: Settings):
+        if hasattr(optimizer, "both_passes"):
+            hint = "train with it in a loop of your own, or take SAM with every=2"
+            check.fail("Trainer", "optimizer", "work with the loss of a whole batch", f"{type(optimizer).__name__}, which asks for each sample's", hint)
         self.module, self.optimizer, self.precision = module, optimizer, precision
         self.clip_norm, self.clip_mode = settings.clip_norm, settings.clip_mode
         model = distributed.bare(module).model
-        self.format = torch.channels_last if distributed.wants_channels_last(model, settings) else torch.preserve_format
+        self.channels_last = distributed.wants_channels_last(model, settings)
         self.unclipped = head_parameters(model) if self.clip_mode == "adaptive" else ()
         self.params = [param for group in optimizer.param_groups for param in group["params"]]
+        self._is_sharded = hasattr(module, "set_requires_gradient_sync")
         # to stop before the weights are touched costs nothing here; elsewhere it would wait for the device, or leave other processes waiting
         self.stops_at_once = precision.device.type == "cpu" and distributed.world() == 1
 
@@ -61,18 +67,18 @@ class Update:
 
     def _pass(self, batches: list[Batch], epoch: float) -> tuple[Tensor, dict[str, Tensor]]:
         total = sum(len(targets) for _, targets in batches)
-        losses, logs = 0.0, {}
+        losses, logs = None, {}
         for number, (images, targets) in enumerate(batches, 1):
             share = len(targets) / total
             with self._exchange(last=number == len(batches)):
                 with self.precision.forward():
-                    outcome = self.module(images.contiguous(memory_format=self.format) if images.dim() == 4 else images, targets, epoch)
+                    outcome = self.module(self._laid_out(images), targets, epoch)
                 loss = outcome.loss * share if len(batches) > 1 else outcome.loss
-                if self.stops_at_once and not loss.isfinite():
+                if self.stops_at_once and not math.isfinite(loss.item()):
                     self.optimizer.zero_grad()
                     raise NonFiniteLoss(f"the loss is {loss.item()}")
                 self.precision.scaler.scale(loss).backward()
-            losses = losses + loss.detach()
+            losses = loss.detach() if losses is None else losses + loss.detach()
             for name, value in outcome.logs.items():
                 logs[name] = logs.get(name, 0.0) + value * share
         return losses, logs
@@ -81,9 +87,12 @@ class Update:
         """Processes exchange their gradients in the last backward only."""
         if isinstance(self.module, DistributedDataParallel) and not last:
             return self.module.no_sync()
-        if hasattr(self.module, "set_requires_gradient_sync"):
+        if self._is_sharded:
             self.module.set_requires_gradient_sync(last)
         return contextlib.nullcontext()
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last and images.dim() == 4 else images
 
     def _limited(self) -> Tensor:
         """The norm that the gradients had before they were limited, if they were."""

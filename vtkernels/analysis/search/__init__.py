@@ -1,5 +1,6 @@
 """Searching architectures at toy scale: evolution in NASNet's space of cells, and EfficientNet's compound scaling under a budget."""
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -28,7 +29,8 @@ class Options:
         evaluations, population, sample: of the evolution: networks that are trained, how many live, and how many compete for a child.
         blocks, filters: of a cell.
         base: the EfficientNet that is scaled.
-        base_size: edge of its images before scaling.
+        base_size, base_width: edge of its images, and factor on its channels, before scaling. Channels come in eights, so few of them
+            could not grow by a tenth.
         budget, tolerance, step: by how much its multiplications may grow, how exactly, and how fine the grid is. The formula must be that
             close to the budget; the count, of which rounding makes something else, must not be more than that above it.
         limit: at most so many coefficients, spread over the grid.
@@ -49,10 +51,11 @@ class Options:
     filters: int = 8
     base: str = "efficientnet_nano"
     base_size: int = 16
+    base_width: float = 2.0
     budget: float = 2.0
     tolerance: float = 0.1
     step: float = 0.1
-    limit: int | None = 24
+    limit: int | None = 10
     epochs: int = 4
     train: int = 500
     valid: int = 400
@@ -184,8 +187,11 @@ def search_scaling(options: Options) -> tuple[Grid, list[int], int]:
             fail("search", "base", "have factors of width and depth", options.base, "take an efficientnet")
 
     def network(one: Coefficients, size: int, classes: int) -> torch.nn.Module:
-        factors = {"depth": config.depth * one.alpha, "width": config.width * one.beta}
+        factors = {"depth": config.depth * one.alpha, "width": config.width * options.base_width * one.beta}
         return create_model(options.base, num_classes=classes, img_size=size, **factors)
+
+    # the images of a size are read once
+    scorer = functools.cache(lambda edge: _scorer(options, edge))
 
     def size(one: Coefficients) -> int:
         return round(options.base_size * one.gamma)
@@ -195,7 +201,7 @@ def search_scaling(options: Options) -> tuple[Grid, list[int], int]:
             return count_macs(network(one, size(one), 10), torch.empty(1, config.in_channels, size(one), size(one)))
 
     def evaluate(one: Coefficients) -> float:
-        return _scorer(options, size(one))(lambda classes: network(one, size(one), classes))
+        return scorer(size(one))(lambda classes: network(one, size(one), classes))
 
     base = macs(Coefficients(1.0, 1.0, 1.0))
     counts = {one: macs(one) for one in candidates(options.budget, options.tolerance, options.step)}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vtkernels._core.op import Op, define, differentiable, differentiable_again
 from vtkernels._core.preference import Preference
-from vtkernels.ops.linear import reference
+from vtkernels.ops.linear import torch_blas
 from vtkernels.ops.linear.common import MlpCall, autocast
 from vtkernels.ops.linear.op import activation_name, check_input, check_layer, present, will_differentiate
 
@@ -96,7 +96,7 @@ define(
     f"mlp_backward(Tensor grad, Tensor hidden, bool[] wanted, {_COMMON}, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor)", _backward, _backward_fake
 )
 differentiable("mlp", _save, _differentiate)
-differentiable_again("mlp_backward", 3, lambda *args: reference.mlp_apply(MlpCall(*args[:-1])))
+differentiable_again("mlp_backward", 3, lambda *args: torch_blas.mlp_forward(MlpCall(*args[:-1]))[0])
 
 
 def _example(device: torch.device) -> dict[str, Any]:

@@ -17,7 +17,7 @@ _TANH_SLOPE, _TANH_CUBIC = 2 * math.sqrt(2 / math.pi), 0.044715
 def activate(activation: str, x: Tensor) -> Tensor:
     """The activation of x; each is smooth enough for autograd to check `slope`."""
     if activation == "relu":
-        return x.relu()
+        return x.clamp(min=0)
     if activation == "gelu":
         return x * 0.5 * (1 + torch.erf(x * math.sqrt(0.5)))
     return x if activation == "none" else x * _gate(activation, x)[0].sigmoid()
@@ -53,17 +53,6 @@ def _gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor,
     """Of x, the weight and the bias, from that of x W^T + b."""
     rows = as_rows(grad)
     return (rows @ weight).view(x.shape), rows.T @ as_rows(x), rows.sum(0)
-
-
-def apply(call: Call) -> Tensor:
-    """The op."""
-    return activate(call.activation, _product(call.x, call.weight, call.bias))
-
-
-def mlp_apply(call: MlpCall) -> Tensor:
-    """The op of two layers."""
-    hidden = activate(call.activation, _product(call.x, call.first, call.first_bias))
-    return _product(hidden, call.second, call.second_bias)
 
 
 def forward(call: Call) -> tuple[Tensor, Tensor]:

@@ -86,13 +86,12 @@ def read_log(path: Path | str) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text(errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(line, dict) and {"kind", "step"} <= line.keys():
-            lines.append(line)
+    with path.open(errors="replace") as file:
+        for text in file:
+            with contextlib.suppress(json.JSONDecodeError):
+                line = json.loads(text)
+                if isinstance(line, dict) and {"kind", "step"} <= line.keys():
+                    lines.append(line)
     return lines
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vtkernels")
 
+# more than any plot can show, and some 20 MB
+MOST_STEPS = 20_000
+
 
 class Report(Observer):
     """At the end, writes report.html and plots/*.png into the run's folder.
@@ -37,14 +40,29 @@ class Report(Observer):
 
     def __init__(self, folder: Path | str, *, predictions: bool = True):
         self.folder, self.predictions = Path(folder), predictions
-        self.steps: list[dict[str, Any]] = []
+        self._forget()
 
     def on_start(self, trainer: "Trainer") -> None:
+        self._forget()
         update = trainer.progress.update
-        self.steps = [line for line in read_log(self.folder) if line["kind"] == "step" and line["step"] <= update] if update else []
+        for line in read_log(self.folder) if update else ():
+            if line["kind"] == "step" and line["step"] <= update:
+                self._keep(line)
 
     def on_step(self, record: StepRecord) -> None:
-        self.steps.append(asdict(record))
+        self._keep(asdict(record))
+
+    def _forget(self) -> None:
+        self.steps: list[dict[str, Any]] = []
+        self._seen, self._each = 0, 1
+
+    def _keep(self, step: dict[str, Any]) -> None:
+        """Of long runs every second record, then every fourth, and so on."""
+        if self._seen % self._each == 0:
+            self.steps.append(step)
+        self._seen += 1
+        if len(self.steps) > MOST_STEPS:
+            self.steps, self._each = self.steps[::2], 2 * self._each
 
     def on_end(self, trainer: "Trainer", history: History) -> None:
         try:
@@ -243,7 +261,7 @@ h1 { margin-bottom: .4em } h2 { border-bottom: 1px solid #ddd; margin-top: 2em; 
 nav { margin: 1em 0 } a { color: #0072B2 }
 .tiles { display: flex; flex-wrap: wrap; gap: .6em } .tiles div { background: #f3f6f9; border-radius: 8px; padding: .5em .9em }
 .tiles b { display: block; font-size: 1.25em } .tiles span { color: #555; font-size: .85em } .tiles p { width: 100%; margin: 0 }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 1em }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 1em }
 figure { margin: .5em 0 } figcaption { font-weight: 600 } img { max-width: 100%; height: auto }
 table { border-collapse: collapse; font-size: .92em; display: block; overflow-x: auto }
 td, th { padding: .2em .8em .2em 0; text-align: left; border-bottom: 1px solid #eee; font-variant-numeric: tabular-nums; white-space: nowrap }

@@ -1,8 +1,10 @@
 """Tasks: what is learnt, and by which loss."""
 
 from vtkernels.train.tasks.classification import ClassificationTask
+from vtkernels.train.tasks.detection import DetectionTask
 from vtkernels.train.tasks.distillation import DistillationTask
 from vtkernels.train.tasks.drloc import DrlocTask
+from vtkernels.train.tasks.segmentation import SegmentationTask
 from vtkernels.train.tasks.semi_supervised import FixMatchTask, NoisyStudentTask
 
-__all__ = ["ClassificationTask", "DistillationTask", "DrlocTask", "FixMatchTask", "NoisyStudentTask"]
+__all__ = ["ClassificationTask", "DetectionTask", "DistillationTask", "DrlocTask", "FixMatchTask", "NoisyStudentTask", "SegmentationTask"]

@@ -1,0 +1,46 @@
+"""`vtkernels analyze`: every analysis can be asked for, and keeps what it finds."""
+
+import json
+
+import pytest
+
+from vtkernels.analysis import ANALYSES
+from vtkernels.cli import main
+
+pytest.importorskip("tyro")
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+
+
+def test_a_result_is_told_and_kept(tmp_path, capsys):
+    assert main(["analyze", "ntk", "vit_nano_patch4_32", "--samples", "4", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    assert "condition number" in capsys.readouterr().out
+    kept = {path.suffix for path in tmp_path.rglob("*")}
+    assert {".png", ".json"} <= kept
+    assert all(json.loads(path.read_text()) for path in tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_every_analysis_tells_its_options(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["analyze", name.replace("_", "-"), "--help"])
+    assert ended.value.code == 0
+    assert "--out" in capsys.readouterr().out
+
+
+def test_without_a_name_all_are_told(capsys):
+    assert main(["analyze"]) == 2
+    assert set(ANALYSES) <= set(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["sharpnes"], "did you mean sharpness?"),
+        (["ntk", "vit_nano_patch4"], "vit_nano_patch4_32"),
+        (["attention", "resnet_nano", "--samples", "4"], "attention"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_told(arguments, told, tmp_path, capsys):
+    assert main(["analyze", *arguments, *(["--out", str(tmp_path)] if len(arguments) > 1 else [])]) == 2
+    assert told in capsys.readouterr().err

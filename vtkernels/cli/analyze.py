@@ -1,0 +1,39 @@
+"""`vtkernels analyze`: look inside a trained model, and keep the picture and the numbers."""
+
+import sys
+from difflib import get_close_matches
+
+
+def analyze(arguments: list[str]) -> int:
+    try:
+        import tyro
+    except ImportError:
+        print("vtkernels analyze: expected tyro to be installed, got no such package; try pip install 'vtkernels[train]'", file=sys.stderr)
+        return 2
+    from vtkernels.analysis import ANALYSES, analysis
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, ANALYSES))
+        print("usage: vtkernels analyze NAME [options]; vtkernels analyze NAME --help tells them\n")
+        print("\n".join(f"  {name:{width}}  {answers}" for name, answers in ANALYSES.items()))
+        return 0 if arguments else 2
+    name, rest = arguments[0].replace("-", "_"), arguments[1:]
+    if name not in ANALYSES:
+        near = get_close_matches(name, ANALYSES, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(ANALYSES)}"
+        print(f"vtkernels analyze: no analysis is called {arguments[0]!r}; {hint}", file=sys.stderr)
+        return 2
+    module = analysis(name)
+    # `vtkernels analyze sharpness runs/x`: what is looked at needs no option's name
+    if rest and not rest[0].startswith("-") and "model" in module.Options.__dataclass_fields__:
+        rest = ["--model", *rest]
+    options = tyro.cli(module.Options, args=rest, prog=f"vtkernels analyze {name}")
+    try:
+        result = module.run(options)
+        result.save(options.out)
+    except (ValueError, TypeError, FileNotFoundError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(result.summary())
+    print(f"kept in {options.out}")
+    return 0

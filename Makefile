@@ -30,7 +30,7 @@ OTHER_TRITON := build/triton-3.6/.ready
 WORKERS ?= $(shell nproc)
 PARALLEL := $(if $(READY),-n $(WORKERS) --dist worksteal)
 
-.PHONY: demo demo-attention test bench check gpu-check gpu-bench wheel clean
+.PHONY: demo demo-attention test bench claims check docs gpu-check gpu-bench wheel clean
 
 demo: $(NATIVE)
 	$(PY) examples/demo.py
@@ -42,8 +42,8 @@ demo-attention: $(NATIVE)
 test: $(NATIVE) $(if $(READY),$(OTHER_TRITON))
 	$(PY) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
-# BENCH=attn, sam or jsd
-BENCH ?= attn
+# BENCH=all, or one of them: attn, class_attn, talking_heads, sam, jsd, drloc, linear, augmix, train_step, trainer
+BENCH ?= all
 BENCHMARK = benchmarks/$(BENCH).py
 bench: $(NATIVE)
 	$(PY) $(BENCHMARK) $(BENCH_ARGS)
@@ -53,6 +53,16 @@ check: $(NATIVE)
 	$(PY) -m ruff format --check .
 	$(if $(READY),$(VENV)/bin/)clang-format --dry-run --Werror $(FORMATTED)
 	$(PY) -m pytest -q $(PARALLEL) -m "not slow" $(PYTEST_ARGS)
+
+# the documentation as a site, in build/site
+docs: $(READY)
+	$(PY) -m mkdocs build --strict
+
+# what the sources claim, tested by training, about ten minutes of one core each; stopped, the same command goes on where it was.
+# CLAIMS="sam drloc" picks some, CLAIM_ARGS="--seeds 10", "--minutes 30" or "--scale full --path FOLDER" are passed on
+CLAIMS ?= distillation data_hunger drloc sam augmix ablation depth
+claims: $(NATIVE)
+	$(foreach claim,$(CLAIMS),$(PY) -m benchmarks.claims.$(claim) $(CLAIM_ARGS) &&) $(PY) -m benchmarks.claims.table
 
 gpu-check: $(NATIVE)
 	$(PY) benchmarks/gpu_check.py $(GPU_ARGS)
@@ -75,7 +85,7 @@ $(READY): pyproject.toml
 	$(PY) -m pip install -q --upgrade pip "setuptools>=77" wheel ninja pybind11
 	$(PY) -m pip install -q $(TORCH)
 	$(PY) -m pip install -q --no-deps $(TORCHVISION) timm
-	VTKERNELS_BUILD=none $(PY) -m pip install -q --no-build-isolation -e ".[test,bench,dev,models,data,train]"
+	VTKERNELS_BUILD=none $(PY) -m pip install -q --no-build-isolation -e ".[test,bench,dev,docs,models,data,train]"
 	$(PY) -m pip install -q triton || echo "triton could not be installed: its backend and tests are skipped"
 	$(PY) -m pip install -q lightning transformers accelerate || echo "the trainers could not be installed: their examples' tests are skipped"
 	@touch $@

@@ -81,6 +81,21 @@ def test_best_iterates_and_restarts_only_help(model, batch):
     assert (best >= last).all() and (restarted >= best).all() and (restarted > last).any()
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_start_of_each_image_is_its_own(model, batch, norm):
+    images, targets = batch
+
+    def found(rows):
+        generators = [torch.Generator().manual_seed(number) for number in range(len(images))[rows]]
+        return pgd(model, images[rows], targets[rows], 0.1, norm=norm, steps=0, generator=generators)
+
+    whole = found(slice(None))
+    assert torch.equal(found(slice(1, 3)), whole[1:3]) and not torch.equal(whole, images)
+    assert found(slice(0, 0)).shape == images[:0].shape
+    with pytest.raises(ValueError, match=f"one for each of {len(images)} images, got 1"):
+        pgd(model, images, targets, 0.1, generator=[torch.Generator()])
+
+
 def test_mode_of_the_model_is_its_owners(model, batch):
     before = model[2].running_mean.clone()
     pgd(model, *batch, 0.1)

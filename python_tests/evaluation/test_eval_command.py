@@ -221,6 +221,11 @@ def test_the_sets_of_imagenet(options, tmp_path):
         ({"crop": 1.5}, "crop must be"),
         ({"data": "shapes"}, "fill vit_nano_patch4_32 of 8 classes"),
         ({"epsilon": -1.0}, "epsilon and steps"),
+        ({"epsilon": float("inf")}, "pixels lie in 0..1"),
+        ({"device": "nowhere"}, "device: expected one of this machine, got 'nowhere'"),
+        ({"model": "."}, "which holds no recipe.json"),
+        ({"threshold_precision": 2.0}, "above 0 and at most 1"),
+        ({"threshold_precision": 0.9}, "validation set and negatives"),
     ],
 )
 def test_bad_options_are_told(options, change, message):

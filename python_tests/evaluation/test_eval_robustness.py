@@ -73,6 +73,8 @@ def test_real_counts_images_with_a_label_only():
     assert ev.real_accuracy(logits, marked) == ev.real_accuracy(logits, labels)
     order = [2, 0, 3, 1]
     assert ev.real_accuracy(logits[order], [labels[place] for place in order]) == ev.real_accuracy(logits, labels)
+    with pytest.raises(TypeError, match="hold a list of classes for each image, got 0"):
+        ev.real_accuracy(logits, list(range(len(logits))))
     with pytest.raises(ValueError, match="none at all"):
         ev.real_accuracy(logits, [[]] * 4)
     with pytest.raises(ValueError, match="lie in 0..3, got 4..4"):

@@ -1,5 +1,8 @@
 """Two processes measure what one does, each sample once."""
 
+from dataclasses import replace
+from unittest import mock
+
 import pytest
 import torch
 from evaluation_cases import NAME, Linear, digits, loader_of, read, weights, whole
@@ -9,6 +12,7 @@ from torch.utils.data.distributed import DistributedSampler
 from two_processes import on_two_processes, processes  # noqa: F401
 
 from vtkernels import evaluation as ev
+from vtkernels.data import loader
 from vtkernels.evaluation import EvaluationOptions, command
 
 for needed in ("sklearn", "safetensors", "matplotlib", "PIL"):
@@ -75,9 +79,28 @@ def test_a_sharded_model_keeps_step(rank):
 def test_two_processes_share_each_set(rank, tmp_path):
     checkpoint = [weights(tmp_path / "weights") if rank == 0 else None]
     torch.distributed.broadcast_object_list(checkpoint)
-    chosen = {"corruptions": "generated", "corruption_names": ("fog",), "severities": (3,)}
-    asked = EvaluationOptions(model=NAME, checkpoint=checkpoint[0], data="digits", limit=21, out=tmp_path / "both", **chosen)
+    chosen = {"corruptions": "generated", "corruption_names": ("fog",), "severities": (3,), "attack": "pgd", "steps": 2}
+    # a disk of each process's own, of which the first one's counts
+    asked = EvaluationOptions(model=NAME, checkpoint=checkpoint[0], data="digits", limit=21, out=tmp_path / f"of {rank}", **chosen)
     assert command.run(asked) == 0
     torch.distributed.barrier()
-    assert len((tmp_path / "both" / "done.jsonl").read_text().splitlines()) == 3
-    assert read(asked)["sets"]["fog/3"]["count"] == 21
+    assert not (tmp_path / "of 1").exists()
+    first = replace(asked, out=tmp_path / "of 0")
+    assert len((first.out / "done.jsonl").read_text().splitlines()) == 4
+    assert read(first)["sets"]["fog/3"]["count"] == 21
+    assert command.run(replace(asked, severities=(3, 4))) == 0, "the second process knows what the first has done"
+    with pytest.raises(ValueError, match="one with another limit"):
+        command.run(replace(asked, limit=5))
+
+
+@on_two_processes
+def test_images_are_attacked_alike_whoever_has_them(rank, tmp_path):
+    checkpoint = [weights(tmp_path / "weights") if rank == 0 else None]
+    torch.distributed.broadcast_object_list(checkpoint)
+    asked = EvaluationOptions(model=NAME, checkpoint=checkpoint[0], data="digits", limit=21, attack="pgd", steps=2, epsilon=0.1)
+    shared, alone = (replace(asked, out=tmp_path / f"{name} of {rank}", batch_size=size) for name, size in (("shared", 4), ("alone", 64)))
+    command.run(shared)
+    with mock.patch.object(loader, "_place", lambda *_: {"rank": 0, "world": 1}):
+        command.run(alone)
+    if rank == 0:
+        assert read(shared)["sets"]["pgd"] == pytest.approx(read(alone)["sets"]["pgd"], abs=1e-5)

@@ -46,6 +46,7 @@ CASES = {
     "soft_distillation": (losses.soft_distillation_loss, [logits()], [logits(1), CLASSES], {"scaling": "deit"}),
     "hard_distillation": (losses.hard_distillation_loss, [logits()], [logits(1), CLASSES], {}),
     "noisy_student": (lambda a, b, y, p: losses.noisy_student_loss(a, y, b, p), [logits(), logits(1)], [CLASSES, soft()], {}),
+    "fixmatch": (lambda a, b, y, w: losses.fixmatch_loss(a, y, w, b, threshold=0.4), [logits(), logits(1)], [CLASSES, logits(2)], {}),
     "region_biased": (losses.region_biased_loss, [soft()], [], {"margin": 0.2}),
     "l1": (losses.l1_loss, [logits(), logits(1)], [], {}),
     "laplace": (losses.laplace_loss, [logits(), logits(1), logits(2)], [], {}),

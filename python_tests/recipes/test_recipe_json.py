@@ -45,7 +45,10 @@ def put(*path_and_value):
         (put("augment", "crop", "scale", [0.1, "x"]), r"augment.crop.scale\[1\] must be a number"),
         (put("model", "options", [1]), "model.options must be an object"),
         (put("model", "options", {"dropout": None}), "model.options.dropout must be .*, got null"),
-        (put("task", "inner", "kind", "Clasification"), 'task.inner.kind must be Classification or Drloc, got "Clasification"; did you mean Classification'),
+        (
+            put("task", "inner", "kind", "Clasification"),
+            'task.inner.kind must be Classification or Drloc or .*, got "Clasification"; did you mean Classification',
+        ),
         (put("augment", "policy", {"spec": "rand-m9"}), "augment.policy.kind must be RandAugment or .*, got null"),
         (put("sam", 0.1), "sam must be an object or .* or null, got 0.1"),
     ],

@@ -20,7 +20,7 @@ def trains_and_resumes(name: str, folder) -> None:
         replace(recipe, train=replace(recipe.train, epochs=1), schedule=replace(recipe.schedule, warmup=0, warmup_updates=None)), folder=folder
     ).fit()
     assert math.isfinite(history.epochs[0].train["loss"])
-    assert 0 <= history.epochs[0].valid["top1"] <= 1
+    assert 0 <= history.epochs[0].valid[recipe.train.monitor] <= 1
     again = build(recipe, folder=folder).resume().fit()
     assert [record.epoch for record in again.epochs] == [1, 2]
     assert Recipe.load(folder).name == name

@@ -140,8 +140,88 @@ DRLOC = {name: value for name, value in SWIN.items() if not name.startswith("tas
     "schedule.span": 300,
     "train.epochs": 101,
 }
+DISTILLED = {name: value for name, value in DEIT.items() if not name.startswith("task")} | {
+    "model.name": "deit_base_distilled_patch16_224",
+    "task": "Distillation",
+    "task.inner.loss.smoothing": 0.1,
+    "task.teacher": "timm:regnety_160.deit_in1k",
+    "task.form": "hard",
+    "task.alpha": 0.5,
+    "task.temperature": 1.0,
+}
+KD = {
+    "model.name": "resnet18",
+    "data.size": 224,
+    "data.batch_size": 256,
+    "mix": None,
+    "erase": None,
+    "task": "Distillation",
+    "task.form": "soft",
+    "task.alpha": 0.9,
+    "task.temperature": 4.0,
+    "task.mean": "samples",
+    "optim": "SGD",
+    "optim.lr": 0.1,
+    "optim.momentum": 0.9,
+    "optim.weight_decay": 1e-4,
+    "schedule": "Steps",
+    "train.epochs": 90,
+}
+NOISY_STUDENT = {
+    "model.name": "efficientnet_b7",
+    "model.drop_path": 0.2,
+    "model.options": {"dropout": 0.5},
+    "data.size": 600,
+    "data.batch_size": 4096,
+    "unlabelled": "PseudoLabelled",
+    "unlabelled.ratio": 3,
+    "unlabelled.form": "soft",
+    "unlabelled.confidence": 0.3,
+    "unlabelled.per_class": 130_000,
+    "augment.policy.spec": "rand-m27-n2-p1-mmax30",
+    "task": "NoisyStudent",
+    "task.smoothing": 0.1,
+    "task.temperature": 1.0,
+    "optim": "RMSprop",
+    "optim.lr": 0.256,
+    "optim.weight_decay": 1e-5,
+    "schedule": "Decay",
+    "schedule.warmup": 5,
+    "schedule.every": 2.4,
+    "schedule.factor": 0.97,
+    "train.epochs": 350,
+    "train.ema_decay": 0.9999,
+}
+
+
+def noisy_student(name: str, size: int, magnitude: int, twice: bool = True) -> dict:
+    stretched = {"train.epochs": 700, "schedule.every": 4.8} if twice else {}
+    spec = f"rand-m{magnitude}-n2-p1-mmax30"
+    return NOISY_STUDENT | {"model.name": name, "data.size": size, "augment.policy.spec": spec} | stretched
+
+
 TABLE = {
     "deit": DEIT,
+    "deit_distilled": DISTILLED,
+    "deit_small_distilled": DISTILLED | {"model.name": "deit_small_distilled_patch16_224"},
+    "deit_tiny_distilled": DISTILLED | {"model.name": "deit_tiny_distilled_patch16_224"},
+    "deit_distilled_no_token": DISTILLED | {"model.name": "deit_base_patch16_224"},
+    "deit_distilled_soft": DISTILLED | {"model.name": "deit_base_patch16_224", "task.form": "soft", "task.alpha": 0.1, "task.temperature": 3.0},
+    "kd": KD,
+    "kd_hard": KD | {"task.form": "hard", "task.alpha": 0.5, "task.temperature": 1.0},
+    "kd_cifar": KD
+    | {"model.name": "resnet18_cifar", "data.size": 32, "data.batch_size": 128, "optim.weight_decay": 5e-4, "train.epochs": 200, "task.teacher": None},
+    "noisy_student": NOISY_STUDENT,
+    "noisy_student_b0": noisy_student("efficientnet_b0", 224, 6) | {"unlabelled.ratio": 1},
+    "noisy_student_b1": noisy_student("efficientnet_b1", 240, 6),
+    "noisy_student_b2": noisy_student("efficientnet_b2", 260, 6),
+    "noisy_student_b3": noisy_student("efficientnet_b3", 300, 12),
+    "noisy_student_b4": noisy_student("efficientnet_b4", 380, 15),
+    "noisy_student_b5": noisy_student("efficientnet_b5", 456, 18, twice=False),
+    "noisy_student_b6": noisy_student("efficientnet_b6", 528, 24, twice=False),
+    "noisy_student_svhn": noisy_student("efficientnet_b0", 32, 5)
+    | {"data.batch_size": 128, "unlabelled.ratio": 5, "unlabelled.name": "svhn", "unlabelled.split": "extra", "optim.weight_decay": 1e-4, "optim.lr": 0.008},
+    "fixmatch": {"data.fraction": 0.1, "unlabelled": "WeakAndStrong", "unlabelled.ratio": 7, "task": "FixMatch", "task.threshold": 0.95, "task.weight": 1.0},
     "deit_small": DEIT | {"model.name": "deit_small_patch16_224"},
     "deit_tiny": DEIT | {"model.name": "deit_tiny_patch16_224"},
     "swin_t": SWIN,

@@ -1,4 +1,4 @@
-"""The command line: `vtkernels info | check | tune | list | train | eval | analyze`."""
+"""The command line: `vtkernels info | check | tune | list | train | eval | analyze | noisy-student | bench`."""
 
 import argparse
 import math
@@ -30,8 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
     evaluate.set_defaults(run=lambda options, rest: _evaluate(rest))
     analyze = commands.add_parser("analyze", help="look inside a trained model", add_help=False)
     analyze.set_defaults(run=lambda options, rest: _analyze(rest))
+    student = commands.add_parser("noisy-student", help="train a teacher, and students of what it says of images without labels", add_help=False)
+    student.set_defaults(run=lambda options, rest: _noisy_student(rest))
+    bench = commands.add_parser("bench", help="measure all ops and some models beside their peers on this machine, and write a page of it", add_help=False)
+    bench.set_defaults(run=lambda options, rest: _bench(rest))
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.run not in (command.get_default("run") for command in (train, evaluate, analyze)):
+    if rest and options.run not in [command.get_default("run") for command in (train, evaluate, analyze, student, bench)]:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options.run(options, rest)
 
@@ -66,6 +70,12 @@ def _train(arguments: list[str]) -> int:
     return train(arguments)
 
 
+def _noisy_student(arguments: list[str]) -> int:
+    from vtkernels.cli.noisy_student import noisy_student
+
+    return noisy_student(arguments)
+
+
 def _evaluate(arguments: list[str]) -> int:
     from vtkernels.cli.evaluate import evaluate
 
@@ -76,6 +86,12 @@ def _analyze(arguments: list[str]) -> int:
     from vtkernels.cli.analyze import analyze
 
     return analyze(arguments)
+
+
+def _bench(arguments: list[str]) -> int:
+    from vtkernels.cli.bench import bench
+
+    return bench(arguments)
 
 
 __all__ = ["main"]

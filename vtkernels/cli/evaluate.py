@@ -17,6 +17,6 @@ def evaluate(arguments: list[str]) -> int:
     options = tyro.cli(EvaluationOptions, args=arguments, prog="vtkernels eval")
     try:
         return run(options)
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -10,7 +10,11 @@ _LAZY_NAMES = {
     "Cutout": "mix",
     "Loader": "loader",
     "Mixup": "mix",
+    "PseudoLabelled": "pseudo_labels",
+    "PseudoLabels": "pseudo_labels",
     "RandomErasing": "mix",
+    "StreamTargets": "streams",
+    "TwoStreams": "streams",
     "corrupt": "corruptions",
     "create_dataset": "datasets",
     "create_loader": "loader",
@@ -21,7 +25,7 @@ _LAZY_NAMES = {
     "soft_targets": "mix",
     "train_transform": "transforms",
 }
-_LAZY = ("adversarial", "augment", "corruptions", "datasets", "joint", "loader", "mix", "samplers", "transforms")
+_LAZY = ("adversarial", "augment", "corruptions", "datasets", "joint", "loader", "mix", "pseudo_labels", "samplers", "streams", "transforms")
 
 __all__ = [*sorted(_LAZY_NAMES), *sorted(_LAZY)]
 

@@ -1,6 +1,6 @@
 """Adversarial examples: images moved within a small ball so that the loss rises. Pixels lie in [0, 1], normalisation is the model's first step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from vtkernels._core.check import fail
 
 # losses of the single samples [B]
 SampleLoss = Callable[[Tensor, Tensor], Tensor]
+# one for the batch, or one for each image
+Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def fgsm(model: Callable[[Tensor], Tensor], images: Tensor, targets: Tensor, epsilon: float, *, random_start: bool = False, **options) -> Tensor:
@@ -33,7 +35,7 @@ def pgd(
     use_best: bool = False,
     targeted: bool = False,
     loss: SampleLoss | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
 ) -> Tensor:
     """Projected gradient ascent of the loss, within epsilon of the images and within [0, 1].
 
@@ -52,7 +54,7 @@ def pgd(
         use_best: each image keeps its worst iterate instead of the last, for one forward pass more.
         targeted: lowers the loss of the given targets instead.
         loss: `loss(logits, targets)` of each sample [B]; cross-entropy if None.
-        generator: what random starts are drawn from.
+        generator: what random starts are drawn from; or one for each image, whose starts then depend on no other image of the batch.
     """
     check.check_tensor("pgd", "images", images)
     check.check_floating("pgd", "images", images)
@@ -62,6 +64,8 @@ def pgd(
         fail("pgd", "epsilon, steps and restarts", "not be negative, and restarts be 1 without a random start", (epsilon, steps, restarts))
     if images.numel() and not (images.amin() >= 0 and images.amax() <= 1):
         fail("pgd", "images", "lie in [0, 1]", f"{images.amin():.3g}..{images.amax():.3g}", "give pixels, and let the model normalise")
+    if isinstance(generator, Sequence) and len(generator) != len(images):
+        fail("pgd", "generator", f"be one, or one for each of {len(images)} images", len(generator))
     length = step if step is not None else 2.5 * epsilon / max(steps, 1)
     search = _Search(model, images.detach(), targets, epsilon, norm, -1.0 if targeted else 1.0, loss or _cross_entropy)
     best, height = search.origin, None
@@ -85,7 +89,7 @@ class _Search:
         self.model, self.origin, self.targets, self.epsilon = model, origin, targets, epsilon
         self.norm, self.sign, self.loss = norm, sign, loss
 
-    def climb(self, length: float, steps: int, random_start: bool, use_best: bool, need_height: bool, generator: torch.Generator | None):
+    def climb(self, length: float, steps: int, random_start: bool, use_best: bool, need_height: bool, generator: Generators):
         at = self.start(generator) if random_start else self.origin
         best = height = None
         for _ in range(steps):
@@ -111,12 +115,20 @@ class _Search:
             return gradient.sign()
         return gradient / (_lengths(gradient) + 1e-10)
 
-    def start(self, generator: torch.Generator | None) -> Tensor:
-        shape, options = self.origin.shape, {"generator": generator, "device": self.origin.device, "dtype": self.origin.dtype}
+    def start(self, generator: Generators) -> Tensor:
         if self.norm == "linf":
-            return self.projected(self.origin + self.epsilon * (2 * torch.rand(shape, **options) - 1))
-        noise = torch.randn(shape, **options)
+            return self.projected(self.origin + self.epsilon * (2 * self.drawn(torch.rand, generator) - 1))
+        noise = self.drawn(torch.randn, generator)
         return self.projected(self.origin + self.epsilon * noise / (_lengths(noise) + 1e-10))
+
+    def drawn(self, draw: Callable[..., Tensor], generator: Generators) -> Tensor:
+        """Random numbers in the shape of the images."""
+        if not isinstance(generator, Sequence):
+            return draw(self.origin.shape, generator=generator, device=self.origin.device, dtype=self.origin.dtype)
+        noise = torch.empty_like(self.origin)
+        for image, own in zip(noise, generator, strict=True):
+            image.copy_(draw(image.shape, generator=own, device=own.device, dtype=image.dtype))
+        return noise
 
     def projected(self, at: Tensor) -> Tensor:
         """The nearest point of the ball, then of [0, 1], which keeps it in the ball."""

@@ -69,6 +69,26 @@ class Resize:
         return _resized(array, target, self.resize.target(*array.shape[:2]), self.resize.filter)
 
 
+class ResizeWithin:
+    """The shorter side to a number of pixels drawn from `shortest`, or less where the longer one would exceed `longest`; the shape is kept."""
+
+    def __init__(self, shortest: int | tuple[int, int], longest: int | None = None, filter: str = "bilinear"):
+        self.shortest = (shortest, shortest) if isinstance(shortest, int) else tuple(shortest)
+        if len(self.shortest) != 2 or not 0 < self.shortest[0] <= self.shortest[1]:
+            fail("ResizeWithin", "shortest", "be a positive number of pixels, or two in order", shortest, "try (480, 800)")
+        if longest is not None and longest < 1:
+            fail("ResizeWithin", "longest", "be positive, or None", longest, "try 1333")
+        self.longest, self.filter = longest, filter
+
+    def __call__(self, image: Any, target: Target, seed: int = 0) -> tuple[np.ndarray, Target]:
+        array = _checked("ResizeWithin", image, target)
+        sides, (least, most) = array.shape[:2], self.shortest
+        factor = min(int(Stream(seed).uniform(least, most + 1)), most) / min(sides)
+        if self.longest is not None:
+            factor = min(factor, self.longest / max(sides))
+        return _resized(array, target, tuple(max(1, round(side * factor)) for side in sides), self.filter)
+
+
 class RandomScale:
     """Both sides by one factor, log-uniform within `scale`; with a crop behind it, large-scale jitter."""
 

@@ -1,4 +1,4 @@
-"""Evaluation of classifiers: measures in float64, predictions over whole sets, and the command that runs all of it on a checkpoint."""
+"""Evaluation of classifiers, segmenters and detectors: measures in float64, whole sets, and the command that runs all of it on a checkpoint."""
 
 import importlib
 from typing import Any
@@ -7,11 +7,13 @@ from typing import Any
 _LAZY_NAMES = {
     "ClassScores": "classification",
     "ClassThresholds": "thresholds",
+    "DetectionScores": "detection",
     "EvaluationOptions": "command",
     "Predictions": "predictions",
     "Reliability": "calibration",
     "Result": "result",
     "RiskCoverage": "thresholds",
+    "SegmentationScores": "segmentation",
     "adaptive_calibration_error": "calibration",
     "adaptive_reliability": "calibration",
     "auroc": "open_set",
@@ -23,10 +25,11 @@ _LAZY_NAMES = {
     "choose_thresholds": "thresholds",
     "class_logits": "imagenet",
     "class_scores": "classification",
+    "coco_average_precision": "detection",
     "confidences": "calibration",
     "confusion_matrix": "classification",
-    "count_classes": "classification",
     "corruption_error": "corruption",
+    "count_classes": "classification",
     "energy": "open_set",
     "entropy": "open_set",
     "evaluate": "result",
@@ -36,6 +39,7 @@ _LAZY_NAMES = {
     "mean_error": "corruption",
     "negative_log_likelihood": "calibration",
     "open_set_scores": "open_set",
+    "pixel_confusion": "segmentation",
     "predict": "predictions",
     "predicted_classes": "classification",
     "real_accuracy": "imagenet",
@@ -44,13 +48,28 @@ _LAZY_NAMES = {
     "reliability": "calibration",
     "risk_coverage": "thresholds",
     "score": "result",
+    "segmentation_scores": "segmentation",
     "soft_f1": "calibration",
     "subset_accuracy": "imagenet",
     "target_ranks": "classification",
     "top_k_accuracy": "classification",
     "top_k_correct": "classification",
+    "voc_average_precision": "detection",
 }
-_LAZY = ("calibration", "classification", "command", "corruption", "imagenet", "open_set", "plots", "predictions", "result", "thresholds")
+_LAZY = (
+    "calibration",
+    "classification",
+    "command",
+    "corruption",
+    "detection",
+    "imagenet",
+    "open_set",
+    "plots",
+    "predictions",
+    "result",
+    "segmentation",
+    "thresholds",
+)
 
 __all__ = [*sorted(_LAZY_NAMES), *sorted(_LAZY)]
 

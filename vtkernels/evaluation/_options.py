@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from vtkernels._core.check import fail
 from vtkernels.evaluation.corruption import ALEXNET_ERRORS
+from vtkernels.models import list_models, model_config
 
 Scalar = bool | int | float | str
 # fields that may differ when an evaluation is continued: they choose what is measured next and how fast, not what a number means
@@ -133,6 +134,17 @@ class EvaluationOptions:
 
     def _check(self) -> None:
         what = "vtkernels eval"
+        if self.model not in list_models():
+            if Path(self.model).is_dir():
+                fail(
+                    what,
+                    "model",
+                    "be a model's name or the folder of a run",
+                    f"{self.model}, which holds no recipe.json",
+                    "try --model NAME --checkpoint FOLDER",
+                )
+            # which tells names like it
+            model_config(self.model)
         if self.data is None:
             fail(what, "data", "be a data set's name or a folder", None, "try --data digits")
         unknown = [name for name in self.corruption_names if name not in ALEXNET_ERRORS]
@@ -148,5 +160,10 @@ class EvaluationOptions:
             fail(what, "limit", "be at least 1", self.limit)
         if self.crop is not None and not 0 < self.crop <= 1:
             fail(what, "crop", "be above 0 and at most 1", self.crop)
-        if not self.epsilon >= 0 or self.steps < 1:
-            fail(what, "epsilon and steps", "be at least 0 and 1", (self.epsilon, self.steps))
+        if not 0 <= self.epsilon <= 1 or self.steps < 1:
+            fail(what, "epsilon and steps", "be a part of 1, and at least 1", (self.epsilon, self.steps), "pixels lie in 0..1: try --epsilon 0.0157 (4/255)")
+        if self.threshold_precision is not None:
+            if not 0 < self.threshold_precision <= 1:
+                fail(what, "threshold_precision", "be above 0 and at most 1", self.threshold_precision)
+            if self.valid_split is None or self.negatives is None:
+                fail(what, "threshold_precision", "come with a validation set and negatives", "one without", "try --valid-split val --negatives NAME")

@@ -1,7 +1,7 @@
 """Top-k accuracy, the confusion matrix, and precision, recall and F1 drawn from it, in float64.
 
 A sample whose logits prefer no class, because they hold NaN or are all equal, has no answer: its prediction is -1, and it is wrong.
-Ties otherwise go to the lower class. torchmetrics computes these in float32; only tests call it, as a second witness.
+Ties otherwise go to the lower class.
 """
 
 from dataclasses import dataclass

@@ -3,7 +3,7 @@
 Every set that is done is kept; an interrupted evaluation goes on with the same command. Under torchrun processes share each set.
 """
 
-import functools
+import itertools
 import json
 import logging
 import math
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from vtkernels._core.check import fail
 from vtkernels.data import fgsm, pgd
+from vtkernels.data.augment import sample_seed
 from vtkernels.data.datasets import ImageDataset, Statistics, unlabelled
 from vtkernels.data.loader import normalised
 from vtkernels.evaluation import calibration, classification
@@ -53,24 +54,42 @@ def run(options: EvaluationOptions) -> int:
         options = replace(options, size=size)
         sets = sets_of(options, clean)
         _check_classes(model.num_classes, sets)
-        first = _is_first()
-        journal = Journal(options.out, options.meaning(), options.restart, writes=first)
-        waiting = [one for one in sets if one.name not in journal.done]
+        journal, done = _begun(options)
+        waiting = [one for one in sets if one.name not in done]
         summary = Summary(options, len(clean.classes), [one.name for one in sets])
         bench = _Bench(model.to(device).eval(), options, clean, device)
         try:
-            with Progress(len(sets), len(sets) - len(waiting), quiet=not first) as progress:
+            with Progress(len(sets), len(sets) - len(waiting), quiet=journal is None) as progress:
                 for one in waiting:
-                    journal.add(one.name, bench.measured(one, progress))
+                    metrics = bench.measured(one, progress)
+                    if journal is not None:
+                        journal.add(one.name, metrics)
         except KeyboardInterrupt:
-            if first:
+            if journal is not None:
                 summary.write(journal.done)
                 print(f"interrupted: {len(journal.done)} of {len(sets)} sets are done and kept in {options.out}; the same command goes on", file=sys.stderr)
             return INTERRUPTED
-        if first:
+        if journal is not None:
             summary.write(journal.done)
             print(summary.text(journal.done))
         return 0
+
+
+def _begun(options: EvaluationOptions) -> tuple[Journal | None, list[str]]:
+    """The journal, in the first process only, and which sets are done: others may not see its disk."""
+    journal, told = None, [[], None]
+    if _is_first():
+        try:
+            journal = Journal(options.out, options.meaning(), options.restart)
+            told[0] = list(journal.done)
+        except (ValueError, OSError) as refused:
+            told[1] = refused
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.broadcast_object_list(told)
+    done, refused = told
+    if refused is not None:
+        raise refused
+    return journal, done
 
 
 class _Bench:
@@ -150,9 +169,16 @@ class _Bench:
     def _attacked(self, dataset: ImageDataset, advance: Any) -> Predictions:
         options = self.options
         loader = loader_of(options, dataset, options.size, pixels=True, device=self.device)
-        generator = torch.Generator(self.device).manual_seed(options.seed)
-        attack = functools.partial(pgd, steps=options.steps) if options.attack == "pgd" else fgsm
-        attack = functools.partial(attack, epsilon=options.epsilon, generator=generator)
+        sampler = loader.batches.sampler
+        places = itertools.count(sampler.rank, sampler.world)
+
+        def attack(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+            if options.attack == "fgsm":
+                return fgsm(model, images, targets, options.epsilon)
+            # a start of each image's own: neither batches nor processes have a say
+            seeds = [sample_seed(options.seed, next(places)) for _ in range(len(images))]
+            return pgd(model, images, targets, options.epsilon, steps=options.steps, generator=[torch.Generator().manual_seed(seed) for seed in seeds])
+
         model = _OfPixels(self.model, statistics_of(options, dataset))
         return predict(model, loader, precision=options.precision, attack=attack, progress=advance)
 
@@ -203,7 +229,11 @@ def _is_first() -> bool:
 
 def _device(options: EvaluationOptions) -> torch.device:
     if options.device is not None:
-        return torch.device(options.device)
+        try:
+            # a device that torch knows may still not be there
+            return torch.empty(0, device=options.device).device
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"vtkernels eval: device: expected one of this machine, got {options.device!r}; try --device cpu") from error
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))

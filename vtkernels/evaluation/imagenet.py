@@ -33,6 +33,8 @@ def real_accuracy(logits: Any, labels: Sequence[Sequence[int]] | Tensor, k: int 
 def _marked(labels: Sequence[Sequence[int]], num_classes: int) -> Tensor:
     marked = torch.zeros(len(labels), num_classes, dtype=torch.bool)
     for row, own in zip(marked, labels, strict=True):
+        if not hasattr(own, "__len__"):
+            fail("real_accuracy", "labels", "hold a list of classes for each image", repr(own), "one class each is what top_k_accuracy takes", TypeError)
         if len(own):
             row[given_classes("real_accuracy", "labels", torch.tensor(list(own)), None, num_classes)] = True
     return marked

@@ -4,6 +4,7 @@ from vtkernels.layers.activations import ACTIVATIONS, activation
 from vtkernels.layers.attention import Attention
 from vtkernels.layers.autocast import without_autocast
 from vtkernels.layers.block import Block, ScaledBlock
+from vtkernels.layers.boxes import box_areas, clip_boxes, non_maximum_suppression, pairwise_intersections, pairwise_iou
 from vtkernels.layers.depthwise_separable import DepthwiseSeparableConv, SeparableConv2d
 from vtkernels.layers.drop_path import DropPath, linear_rates
 from vtkernels.layers.initial import lecun_normal, truncated_normal_linears
@@ -13,6 +14,7 @@ from vtkernels.layers.mlp import Mlp, Mlp2d
 from vtkernels.layers.norm import GroupNorm, LayerNorm2d
 from vtkernels.layers.patch_embed import PatchEmbed
 from vtkernels.layers.pos_embed import carry_positions, resize_positions, sin_cos_positions
+from vtkernels.layers.pyramid import ConvNormAct, PyramidPooling, TopDown
 from vtkernels.layers.same_padding import Conv2dSame
 from vtkernels.layers.shifted_patches import Patches, ShiftedPatches
 from vtkernels.layers.squeeze_excite import SqueezeExcite
@@ -28,6 +30,7 @@ __all__ = [
     "Block",
     "ClassToken",
     "Conv2dSame",
+    "ConvNormAct",
     "DepthwiseSeparableConv",
     "DistillationToken",
     "DropPath",
@@ -40,6 +43,7 @@ __all__ = [
     "Mlp2d",
     "PatchEmbed",
     "Patches",
+    "PyramidPooling",
     "ScaledBlock",
     "SeparableConv2d",
     "ShiftedPatches",
@@ -47,12 +51,18 @@ __all__ = [
     "StdConv2d",
     "TokenAttention",
     "TokenPerformer",
+    "TopDown",
     "WeightNormConv2d",
     "WeightNormLinear",
     "activation",
+    "box_areas",
     "carry_positions",
+    "clip_boxes",
     "lecun_normal",
     "linear_rates",
+    "non_maximum_suppression",
+    "pairwise_intersections",
+    "pairwise_iou",
     "prepend_tokens",
     "resize_positions",
     "sin_cos_positions",

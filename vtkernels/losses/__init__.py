@@ -3,6 +3,7 @@
 from vtkernels.losses.asymmetric import AsymmetricMultiLabelLoss, AsymmetricSingleLabelLoss, asymmetric_multi_label_loss, asymmetric_single_label_loss
 from vtkernels.losses.augmix import AugMixLoss, JsdCrossEntropy
 from vtkernels.losses.binary import BinaryCrossEntropy, CosubLoss, binary_cross_entropy, cosub_loss
+from vtkernels.losses.boxes import GiouLoss, giou_loss
 from vtkernels.losses.categorical import (
     BalancedCrossEntropy,
     CrossEntropy,
@@ -26,6 +27,7 @@ from vtkernels.losses.distillation import (
     tempered,
 )
 from vtkernels.losses.drloc import DrlocLoss, drloc_weight
+from vtkernels.losses.fixmatch import FixMatchLoss, fixmatch_loss
 from vtkernels.losses.focal import FocalLoss, SigmoidFocalLoss, focal_loss, focal_prior_bias, sigmoid_focal_loss
 from vtkernels.losses.gccs import GccsLoss, gccs_loss
 from vtkernels.losses.label_smoothing import LabelSmoothingCrossEntropy, label_smoothing_convention, label_smoothing_cross_entropy
@@ -45,8 +47,10 @@ __all__ = [
     "CrossEntropy",
     "DeitDistillationLoss",
     "DrlocLoss",
+    "FixMatchLoss",
     "FocalLoss",
     "GccsLoss",
+    "GiouLoss",
     "HardDistillationLoss",
     "IslandLoss",
     "JsdCrossEntropy",
@@ -70,9 +74,11 @@ __all__ = [
     "distillation_divergence",
     "drloc_weight",
     "effective_number_weights",
+    "fixmatch_loss",
     "focal_loss",
     "focal_prior_bias",
     "gccs_loss",
+    "giou_loss",
     "hard_distillation_loss",
     "inverse_frequency_weights",
     "island_loss",

@@ -18,6 +18,7 @@ from vtkernels.recipes._augment import (
     RandomAutoAugment,
     RandomErasing,
     ResizedCrop,
+    Scene,
     ThreeAugment,
 )
 from vtkernels.recipes._build import build
@@ -29,9 +30,23 @@ from vtkernels.recipes._plan import plan
 from vtkernels.recipes._recipe import Model, Recipe
 from vtkernels.recipes._registry import choices_of, describe_recipe, get_recipe, list_recipes, recipe
 from vtkernels.recipes._schedule import Constant, Cosine, Decay, Linear, Plateau, Steps
-from vtkernels.recipes._task import Adversarial, BinaryCrossEntropy, Classification, Consistency, CrossEntropy, Drloc
+from vtkernels.recipes._self_training import SelfTraining, self_train
+from vtkernels.recipes._task import (
+    Adversarial,
+    BinaryCrossEntropy,
+    Classification,
+    Consistency,
+    CrossEntropy,
+    Detection,
+    Distillation,
+    Drloc,
+    FixMatch,
+    NoisyStudent,
+    Segmentation,
+)
 from vtkernels.recipes._tiny import scaled, tiny
 from vtkernels.recipes._tuning import AttentionOnly, HeadOnly
+from vtkernels.recipes._unlabelled import PseudoLabelled, WeakAndStrong
 from vtkernels.train import Settings
 
 __all__ = [
@@ -57,17 +72,22 @@ __all__ = [
     "Cutout",
     "Data",
     "Decay",
+    "Detection",
+    "Distillation",
     "Drloc",
+    "FixMatch",
     "FriendlySAM",
     "HeadOnly",
     "Linear",
     "LookSAM",
     "Mixup",
     "Model",
+    "NoisyStudent",
     "PaddedCrop",
     "PerProcess",
     "PerSamples",
     "Plateau",
+    "PseudoLabelled",
     "RMSprop",
     "RandAugment",
     "RandomAutoAugment",
@@ -75,9 +95,13 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "ResizedCrop",
+    "Scene",
+    "Segmentation",
+    "SelfTraining",
     "Settings",
     "Steps",
     "ThreeAugment",
+    "WeakAndStrong",
     "build",
     "choices_of",
     "commands",
@@ -87,5 +111,6 @@ __all__ = [
     "plan",
     "recipe",
     "scaled",
+    "self_train",
     "tiny",
 ]

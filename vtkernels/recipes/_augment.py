@@ -185,6 +185,8 @@ class Augment:
         repeats: repeated augmentation: so many copies of each image in a batch, in different processes.
     """
 
+    # images alone
+    joint: ClassVar[bool] = False
     crop: Crop = ResizedCrop()
     flip: float = 0.5
     policy: Policy | None = None
@@ -217,9 +219,65 @@ class Augment:
         policy = [self.policy.build(statistics)] if self.policy else []
         return Compose(*steps, *(colors + policy if self.normalizes else policy + colors))
 
+    def build_valid(self, size: int, statistics: "Statistics", share: float, squash: bool) -> Transform:
+        """Of evaluation: the middle, which is this share of each side, of the whole image or of the largest square in it."""
+        from vtkernels.data.transforms import CenterCrop, Compose, Resize
+
+        around = int(size / share)
+        return Compose(Resize((around, around), cover=not squash), CenterCrop(size))
+
     def tiny(self) -> "Augment":
         # a mirrored digit is none
         return replace(self, crop=self.crop.tiny(), flip=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Of images together with their masks or boxes, in this order: size, flip, a box of `data.size`, jitter. What is too small is continued.
+
+    Attributes:
+        shortest: bounds of the shorter side in pixels; the shape is kept.
+        longest: the longer side has no more; None sets no bound.
+        flip: probability of mirroring.
+        jitter: of brightness, contrast and saturation.
+        valid_shortest: the shorter side in evaluation; None takes the whole image into `data.size`.
+        repeats: repeated augmentation: so many copies of each image in a batch, in different processes.
+    """
+
+    joint: ClassVar[bool] = True
+    views: ClassVar[int] = 1
+    normalizes: ClassVar[bool] = False
+    shortest: tuple[int, int] = (256, 1024)
+    longest: int | None = None
+    flip: float = 0.5
+    jitter: float = 0.0
+    valid_shortest: int | None = None
+    repeats: int = 1
+
+    def check(self) -> None:
+        check_between("augment.flip", self.flip, 0, 1)
+        check_between("augment.repeats", self.repeats, 1)
+        check_between("augment.jitter", self.jitter, 0)
+        check_between("augment.shortest", self.shortest[0], 1, self.shortest[1])
+
+    def build(self, size: int, statistics: "Statistics") -> Transform:
+        from vtkernels.data import joint
+        from vtkernels.data.transforms import ColorJitter
+
+        flip = [joint.RandomFlip(self.flip)] if self.flip else []
+        colors = [joint.OnImage(ColorJitter(self.jitter, self.jitter, self.jitter))] if self.jitter else []
+        crop = joint.RandomCrop(size, fill=_fill(statistics))
+        return joint.Compose(joint.ResizeWithin(self.shortest, self.longest), *flip, crop, *colors)
+
+    def build_valid(self, size: int, statistics: "Statistics", share: float, squash: bool) -> Transform:
+        """The whole image, continued to a square."""
+        from vtkernels.data import joint
+
+        longest = min(self.longest or size, size)
+        return joint.Compose(joint.ResizeWithin(self.valid_shortest or size, longest), joint.RandomCrop(size, fill=_fill(statistics)))
+
+    def tiny(self) -> "Scene":
+        return replace(self, shortest=(28, 40), longest=None, valid_shortest=None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,16 +9,18 @@ import torch
 from vtkernels.recipes._errors import refuse
 from vtkernels.recipes._json import encoded
 from vtkernels.recipes._recipe import Recipe
-from vtkernels.recipes._task import Given
+from vtkernels.recipes._task import Given, pool_of
 from vtkernels.train import Observer, Trainer, distributed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from vtkernels.data import Loader
+    from vtkernels.data import Loader, TwoStreams
     from vtkernels.data.datasets import ImageDataset, Statistics
-    from vtkernels.recipes._data import Data
     from vtkernels.train import Task
+
+
+UNLABELLED_SEED = 1_000_003
 
 
 def build(recipe: Recipe, *, folder: Path | str | None = None, observers: "Iterable[Observer]" = (), device: torch.device | None = None) -> Trainer:
@@ -39,7 +41,7 @@ def build(recipe: Recipe, *, folder: Path | str | None = None, observers: "Itera
     recipe = replace(recipe, model=replace(recipe.model, num_classes=num_classes))
     task = build_task(recipe, num_classes, recipe.data.statistics(train))
     train_loader = training_loader(recipe, train, num_classes, batch_size, device)
-    valid_loader = validation_loader(recipe.data, valid, batch_size, device)
+    valid_loader = validation_loader(recipe, valid, batch_size, device)
     updates = updates_per_epoch(len(train_loader), recipe)
     recipe.schedule.check(recipe.train.epochs, updates)
     schedule = recipe.schedule.build(recipe.optim.lr, recipe.train.epochs, updates)
@@ -75,6 +77,10 @@ def check(recipe: Recipe, world: int = 1) -> int:
     """What can be told without data and model. Returns the images of one pass in one process."""
     for section in (recipe.model, recipe.data, recipe.augment, recipe.task, recipe.optim, *([recipe.mix] if recipe.mix else [])):
         section.check()
+    check_pool(recipe)
+    if recipe.augment.joint != recipe.task.joint:
+        wanted, got = ("scene", "images alone") if recipe.task.joint else ("augment", "images with their masks or boxes")
+        refuse("augment", "suit the task", f"one for {got}", f"try --augment {wanted}")
     parts = world * recipe.train.accumulate
     whole = recipe.data.batch_size
     if whole % parts:
@@ -86,6 +92,19 @@ def check(recipe: Recipe, world: int = 1) -> int:
             "data.batch_size", "give each process an even batch, of which mixing makes pairs", batch_size, f"try --data.batch-size {(batch_size + 1) * parts}"
         )
     return batch_size
+
+
+def check_pool(recipe: Recipe) -> None:
+    """The task and the images without labels must suit each other."""
+    wanted, pool = pool_of(recipe.task), recipe.unlabelled
+    if type(pool) is not (wanted or type(None)):
+        names = [kind.__name__.lower() if kind is not None else "none" for kind in (wanted, pool and type(pool))]
+        refuse("unlabelled", f"be {names[0]} for this task", names[1], f"choose --unlabelled {names[0]}, or another --task")
+    if pool is None:
+        return
+    pool.check(recipe.augment)
+    if recipe.mix is not None:
+        refuse("mix", "be none beside unlabelled images", type(recipe.mix).__name__, "try --mix none")
 
 
 def classes_of(recipe: Recipe, *sets: "ImageDataset") -> int:
@@ -105,7 +124,7 @@ def build_task(recipe: Recipe, num_classes: int, statistics: "Statistics | None"
     torch.manual_seed(recipe.train.seed)
     model = recipe.model.build(recipe.data.size, num_classes)
     check_size(recipe, model)
-    return recipe.task.build(Given(model, num_classes, recipe.mix is not None, recipe.augment.views, statistics=statistics))
+    return recipe.task.build(Given(model, num_classes, recipe.mix is not None, recipe.augment.views, recipe.data.size, statistics))
 
 
 def check_size(recipe: Recipe, model: torch.nn.Module) -> None:
@@ -120,36 +139,42 @@ def check_size(recipe: Recipe, model: torch.nn.Module) -> None:
     model.train()
 
 
-def training_loader(recipe: Recipe, dataset: "ImageDataset", num_classes: int, batch_size: int, device: torch.device) -> "Loader":
-    from vtkernels.data import create_loader
+def training_loader(recipe: Recipe, dataset: "ImageDataset", num_classes: int, batch_size: int, device: torch.device) -> "Loader | TwoStreams":
+    from vtkernels.data import TwoStreams, create_loader
 
     data, augment = recipe.data, recipe.augment
     statistics = data.statistics(dataset)
+    if -(-len(dataset) // distributed.world()) < batch_size:
+        refuse("data.batch_size", f"be at most the training set's {len(dataset)} images", data.batch_size)
+    common: dict[str, Any] = {"train": True, "workers": data.workers, "device": device, "on_corrupt": data.on_corrupt}
     loader = create_loader(
         dataset,
         batch_size,
-        train=True,
         transform=augment.build(data.size, statistics),
-        workers=data.workers,
         seed=recipe.train.seed,
-        device=device,
         statistics=None if augment.normalizes else statistics,
         erase=recipe.erase.build(augment.views) if recipe.erase else None,
         mix=recipe.mix.build(num_classes, recipe.task.smoothing, augment.views) if recipe.mix else None,
         repeats=augment.repeats,
-        on_corrupt=data.on_corrupt,
+        **common,
     )
-    if not len(loader):
-        refuse("data.batch_size", f"be at most the training set's {len(dataset)} images", data.batch_size)
-    return loader
+    if (pool := recipe.unlabelled) is None:
+        return loader
+    samples, size = pool.samples(data, dataset.classes), batch_size * pool.ratio
+    if len(samples) < size * distributed.world():
+        refuse("unlabelled.ratio", f"make batches that the pool's {len(samples)} images fill", pool.ratio, "lower it, or data.batch_size")
+    # else image n of both sets would be augmented alike
+    seed = recipe.train.seed + UNLABELLED_SEED
+    erase = recipe.erase.build(pool.VIEWS) if recipe.erase else None
+    unlabelled = create_loader(samples, size, transform=pool.transform(augment, data.size, statistics), seed=seed, statistics=statistics, erase=erase, **common)
+    return TwoStreams(loader, unlabelled)
 
 
-def validation_loader(data: "Data", dataset: "ImageDataset", batch_size: int, device: torch.device) -> "Loader":
+def validation_loader(recipe: Recipe, dataset: "ImageDataset", batch_size: int, device: torch.device) -> "Loader":
     from vtkernels.data import create_loader
-    from vtkernels.data.transforms import CenterCrop, Compose, Resize
 
-    around = int(data.size / data.eval_crop)
-    transform = Compose(Resize((around, around), cover=not data.squash), CenterCrop(data.size))
+    data = recipe.data
+    transform = recipe.augment.build_valid(data.size, data.statistics(dataset), data.eval_crop, data.squash)
     given: dict[str, Any] = {"workers": data.workers, "device": device, "on_corrupt": data.on_corrupt}
     return create_loader(dataset, data.valid_batch_size or batch_size, transform=transform, statistics=data.statistics(dataset), **given)
 

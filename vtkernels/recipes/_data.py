@@ -34,6 +34,9 @@ KNOWN = {
     "shapes": KnownSet("train", "test", 1_000, 1_000, 8),
     "pets": KnownSet("trainval", "test", 3_680, 3_669, 37),
     "cars": KnownSet("train", "test", 8_144, 8_041, 196),
+    # of its 118 thousand training images, those with an object
+    "coco": KnownSet("train", "val", 117_266, 5_000, 80),
+    "ade20k": KnownSet("train", "val", 20_210, 2_000, 150),
     "inat2019": KnownSet("train", "val", 265_213, 3_030, 1010),
 }
 DOMAINS = {
@@ -63,6 +66,7 @@ class Bootstrap:
         from vtkernels.evaluation.predictions import predict
         from vtkernels.models import create_model
         from vtkernels.recipes._build import validation_loader
+        from vtkernels.recipes._recipe import Recipe
         from vtkernels.train import distributed
 
         if self.run is None:
@@ -75,7 +79,7 @@ class Bootstrap:
             refuse("data.relabel.run", f"know the {len(train.classes)} classes of {data.name}", f"{self.run!r} of {model.num_classes}")
         device = distributed.this_device()
         # images as evaluation sees them, none left out
-        loader = validation_loader(replace(data, on_corrupt="raise"), train, data.valid_batch_size or data.batch_size, device)
+        loader = validation_loader(Recipe(data=replace(data, on_corrupt="raise")), train, data.valid_batch_size or data.batch_size, device)
         return relabelled(train, predict(model, loader, device=device).logits.argmax(1).cpu().numpy())
 
 
@@ -92,6 +96,7 @@ class Data:
         batch_size: images of one optimizer step, over all processes and accumulated passes together.
         valid_batch_size: images of a pass in evaluation, in each process; None means as many as one pass of training.
         fraction: share of the training images that is used.
+        fraction_seed: which images these are.
         noise: probability with which the label of a training image is replaced by a random one.
         noise_among: whether the right class is "all" others' equal in that draw, or left out of it ("others").
         relabel: whether labels of training images are replaced by what a model says; none keeps them.
@@ -111,6 +116,7 @@ class Data:
     batch_size: int = 1024
     valid_batch_size: int | None = None
     fraction: float = 1.0
+    fraction_seed: int = 0
     noise: float = 0.0
     noise_among: Literal["all", "others"] = "all"
     relabel: Bootstrap | None = None
@@ -124,6 +130,7 @@ class Data:
 
     def check(self) -> None:
         check_between("data.fraction", self.fraction, 0, 1, open_below=True)
+        check_between("data.fraction_seed", self.fraction_seed, 0)
         check_between("data.noise", self.noise, 0, 1)
         check_between("data.eval_crop", self.eval_crop, 0, 1, open_below=True)
         check_between("data.batch_size", self.batch_size, 1)
@@ -142,18 +149,26 @@ class Data:
         """For training and for evaluation."""
         from vtkernels.data.datasets import fraction_subset, noisy_labels
 
-        train = self._set("train")
+        train = self.whole("train")
         if self.fraction < 1:
-            train = fraction_subset(train, self.fraction)
+            train = fraction_subset(train, self.fraction, seed=self.fraction_seed)
         if self.noise > 0:
             train = noisy_labels(train, self.noise, among=self.noise_among)
         if self.relabel is not None:
             train = self.relabel.build(train, self)
         if not len(train):
             refuse("data.fraction", "leave at least one image", self.fraction)
-        return train, self._set("valid")
+        return train, self.whole("valid")
 
-    def _set(self, part: Literal["train", "valid"]) -> "ImageDataset":
+    def left_out(self) -> "ImageDataset":
+        """The training images that `fraction` does not use."""
+        from vtkernels.data.datasets import Subset, fraction_subset
+
+        whole = self.whole("train")
+        used = fraction_subset(whole, self.fraction, seed=self.fraction_seed).indices
+        return Subset(whole, sorted(set(range(len(whole))) - set(used.tolist())))
+
+    def whole(self, part: Literal["train", "valid"]) -> "ImageDataset":
         from vtkernels.data.datasets import create_dataset, list_datasets
         from vtkernels.recipes._errors import nearest
 

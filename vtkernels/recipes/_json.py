@@ -82,7 +82,14 @@ def _record(kind: type, value: dict[str, Any], path: str) -> Any:
     for name in value:
         if name not in known and name != KIND:
             raise RecipeError(f"{_inside(path, name)} is no field of {kind.__name__}; {nearest(name, known)}")
-    return kind(**{name: decoded(known[name], entry, _inside(path, name)) for name, entry in value.items() if name != KIND})
+    return kind(**{name: decoded(known[name], _with_kind(kind, name, entry), _inside(path, name)) for name, entry in value.items() if name != KIND})
+
+
+def _with_kind(owner: type, name: str, value: Any) -> Any:
+    """An object that does not name its class is of that of the field's default."""
+    default = next(field.default for field in dataclasses.fields(owner) if field.name == name)
+    unnamed = isinstance(value, dict) and KIND not in value and dataclasses.is_dataclass(default)
+    return {KIND: type(default).__name__, **value} if unnamed else value
 
 
 def _plain(annotation: Any, value: Any, path: str) -> tuple[bool, Any]:

@@ -41,10 +41,12 @@ def plan(recipe: Recipe, world: int = 1) -> str:
     recipe.schedule.check(recipe.train.epochs, updates)
     task = task_without_memory(recipe, classes)
     parameters = sum(param.numel() for param in task.parameters())
-    memory = memory_of(recipe, task, batch_size * recipe.augment.views, classes)
+    beside = recipe.unlabelled.ratio * recipe.unlabelled.VIEWS if recipe.unlabelled else 0
+    memory = memory_of(recipe, task, batch_size * (recipe.augment.views + beside), classes)
     gmacs, total = macs_of(task.model, recipe.data.size) / 1e9, memory.state + memory.activations
     work = work_of(recipe, gmacs * 1e9, updates)
     views = f", {recipe.augment.views} views of each image" if recipe.augment.views > 1 else ""
+    views += f", and {beside} times as many without labels" if beside else ""
     passes = "a forward and backward pass" if recipe.sam is None else "two forward and backward passes"
     lines = {
         "recipe": recipe.name,
@@ -68,7 +70,7 @@ def task_without_memory(recipe: Recipe, classes: int) -> "Task":
         # a plan needs nobody's weights
         model = replace(recipe.model, checkpoint=None).build(recipe.data.size, classes)
         check_size(recipe, model)
-        return recipe.task.build(Given(model, classes, recipe.mix is not None, recipe.augment.views))
+        return recipe.task.build(Given(model, classes, recipe.mix is not None, recipe.augment.views, recipe.data.size))
 
 
 def _published(recipe: Recipe) -> tuple[int, int]:

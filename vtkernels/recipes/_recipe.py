@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from vtkernels.recipes._augment import Augment, Erase, Mixup
+from vtkernels.recipes._augment import Augment, Erase, Mixup, Scene
 from vtkernels.recipes._data import Data, Scalar
 from vtkernels.recipes._errors import nearest, refuse
 from vtkernels.recipes._json import from_json, to_json
@@ -12,6 +12,7 @@ from vtkernels.recipes._optim import AdamW, Optimizers, Sharpness
 from vtkernels.recipes._schedule import Cosine, Schedules
 from vtkernels.recipes._task import Classification, Task
 from vtkernels.recipes._tuning import Tuning
+from vtkernels.recipes._unlabelled import Unlabelled
 from vtkernels.train import Settings
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Recipe:
         name: of the run.
         model: what is trained.
         data: on which images.
+        unlabelled: on which images without labels beside them.
         augment: what is done to each image.
         mix: what is done to a batch of them.
         erase: what is cut out of them.
@@ -83,7 +85,8 @@ class Recipe:
     name: str = "recipe"
     model: Model = Model()
     data: Data = Data()
-    augment: Augment = Augment()
+    unlabelled: Unlabelled | None = None
+    augment: Augment | Scene = Augment()
     mix: Mixup | None = None
     erase: Erase | None = None
     task: Task = Classification()

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from vtkernels.recipes._errors import check_between, refuse
+from vtkernels.recipes._unlabelled import PseudoLabelled, WeakAndStrong
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vtkernels.data.datasets import Statistics
     from vtkernels.models import Model
+    from vtkernels.recipes._data import Data
     from vtkernels.train import Task as TrainTask
 
 
@@ -23,6 +25,8 @@ class Given(NamedTuple):
     mixed: bool
     # of each image in a batch
     views: int
+    # edge of the images
+    size: int = 224
     # by which the images are normalised; None where there are no images
     statistics: "Statistics | None" = None
 
@@ -93,8 +97,19 @@ class BinaryCrossEntropy:
 Loss = CrossEntropy | Consistency | BinaryCrossEntropy
 
 
+class OfImages:
+    """What tasks have in common that learn one thing of each image."""
+
+    # whether images are transformed together with masks or boxes
+    joint: ClassVar[bool] = False
+
+    def tiny_data(self, data: "Data") -> "Data":
+        """What the task can learn from at the smallest scale: any data here."""
+        return data
+
+
 @dataclass(frozen=True, kw_only=True)
-class Classification:
+class Classification(OfImages):
     """Images into classes.
 
     Attributes:
@@ -122,7 +137,7 @@ class Classification:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drloc:
+class Drloc(OfImages):
     """Another task, plus dense relative localisation of the model's last map.
 
     Attributes:
@@ -181,9 +196,12 @@ class Drloc:
     def tiny(self, share: float) -> Self:
         return replace(self, inner=self.inner.tiny(share), warmup=self.warmup * share, span=self.span * share)
 
+    def tiny_data(self, data: "Data") -> "Data":
+        return self.inner.tiny_data(data)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Adversarial:
+class Adversarial(OfImages):
     """Another task, on images that were moved within a small ball so that its loss rises: PGD training.
 
     Attributes:
@@ -225,5 +243,204 @@ class Adversarial:
     def tiny(self, share: float) -> Self:
         return replace(self, inner=self.inner.tiny(share))
 
+    def tiny_data(self, data: "Data") -> "Data":
+        return self.inner.tiny_data(data)
 
-Task = Classification | Drloc | Adversarial
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation(OfImages):
+    """Another task, plus what a teacher says of the same augmented and mixed images.
+
+    Attributes:
+        inner: the task itself, which counts 1 - alpha.
+        teacher: its weights: a run's folder, a file, hf-hub:owner/name, timm:architecture.tag; or new:MODEL, which knows nothing, to try a recipe.
+        teacher_model: its architecture where the weights do not tell: one of `vtkernels list models`, or timm:NAME.
+        form: "hard" learns the teacher's class, "soft" its probabilities.
+        alpha: weight of the teacher.
+        temperature: of both sides' probabilities, of the soft form.
+        mean: of the soft form over "samples" as published by Hinton, or over "elements" as in DeiT's code, which is 1 / classes of that.
+    """
+
+    inner: "Task" = Classification()
+    teacher: str | None = None
+    teacher_model: str | None = None
+    form: Literal["hard", "soft"] = "hard"
+    alpha: float = 0.5
+    temperature: float = 1.0
+    mean: Literal["samples", "elements"] = "samples"
+
+    @property
+    def smoothing(self) -> float:
+        return self.inner.smoothing
+
+    def check(self) -> None:
+        self.inner.check()
+        check_between("task.alpha", self.alpha, 0, 1)
+        check_between("task.temperature", self.temperature, 0, open_below=True)
+
+    def build(self, given: Given) -> "TrainTask":
+        from vtkernels.recipes._teacher import teacher
+        from vtkernels.train import DistillationTask
+
+        inner = self.inner.build(given)
+        if next(given.model.parameters()).is_meta:
+            # a plan of the student needs nobody's weights
+            return inner
+        known = teacher(self.teacher, self.teacher_model, given)
+        return DistillationTask(inner, known, self.form, alpha=self.alpha, temperature=self.temperature, mean=self.mean)
+
+    def tiny(self, share: float) -> Self:
+        return replace(self, inner=self.inner.tiny(share), teacher="new:vit_nano_patch4_32", teacher_model=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyStudent(OfImages):
+    """Labels, and a teacher's pseudo-labels of other images; the second count as many times as there are more of them in a batch.
+
+    Attributes:
+        smoothing: probability that is spread over all classes, of labels and of hard pseudo-labels.
+        temperature: of the teacher's probabilities.
+    """
+
+    smoothing: float = 0.1
+    temperature: float = 1.0
+
+    POOL: ClassVar[type] = PseudoLabelled
+
+    def check(self) -> None:
+        check_between("task.smoothing", self.smoothing, 0, 1)
+        check_between("task.temperature", self.temperature, 0, open_below=True)
+
+    def build(self, given: Given) -> "TrainTask":
+        from vtkernels.losses import NoisyStudentLoss
+        from vtkernels.train import NoisyStudentTask
+
+        return NoisyStudentTask(given.model, NoisyStudentLoss(temperature=self.temperature, smoothing=self.smoothing))
+
+    def tiny(self, share: float) -> Self:
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixMatch(OfImages):
+    """Labels, and the class of weakly augmented images for their strongly augmented views, where the model is sure of it.
+
+    Attributes:
+        threshold: probability from which on it is sure.
+        weight: of unlabelled images, the paper's lambda_u.
+    """
+
+    threshold: float = 0.95
+    weight: float = 1.0
+
+    POOL: ClassVar[type] = WeakAndStrong
+
+    @property
+    def smoothing(self) -> float:
+        return 0.0
+
+    def check(self) -> None:
+        check_between("task.threshold", self.threshold, 0, 1)
+        check_between("task.weight", self.weight, 0)
+
+    def build(self, given: Given) -> "TrainTask":
+        from vtkernels.losses import FixMatchLoss
+        from vtkernels.train import FixMatchTask
+
+        return FixMatchTask(given.model, FixMatchLoss(threshold=self.threshold, weight=self.weight))
+
+    def tiny(self, share: float) -> Self:
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """A class for each pixel, from the model's maps.
+
+    Attributes:
+        head: "upernet" or "fcn".
+        channels: width of the head.
+        frozen: the model stays as it is, and the head alone is trained.
+        auxiliary: weight of the loss of a second, small head on the last map but one; 0 has none.
+    """
+
+    joint: ClassVar[bool] = True
+    smoothing: ClassVar[float] = 0.0
+    head: Literal["upernet", "fcn"] = "upernet"
+    channels: int = 512
+    frozen: bool = False
+    auxiliary: float = 0.4
+
+    def check(self) -> None:
+        check_between("task.channels", self.channels, 1)
+        check_between("task.auxiliary", self.auxiliary, 0)
+
+    def build(self, given: Given) -> "TrainTask":
+        from vtkernels.models import Segmenter
+        from vtkernels.train import SegmentationTask
+
+        check_unmixed(given)
+        model = Segmenter(given.model, given.num_classes, head=self.head, channels=self.channels, auxiliary=self.auxiliary > 0, frozen=self.frozen)
+        return SegmentationTask(model, auxiliary_weight=self.auxiliary)
+
+    def tiny(self, share: float) -> Self:
+        return replace(self, channels=32)
+
+    def tiny_data(self, data: "Data") -> "Data":
+        return replace(data, name="shapes", options={"task": "segmentation", "objects": 2})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """Objects with their boxes, from the model's maps, in one stage and without anchors.
+
+    Attributes:
+        channels: width of the pyramid and the head.
+        depth: convolutions before each answer.
+        finest: maps with cells of fewer pixels are left out.
+        extra: coarser levels beyond those of the model.
+        frozen: the model stays as it is, and the head alone is trained.
+    """
+
+    joint: ClassVar[bool] = True
+    smoothing: ClassVar[float] = 0.0
+    channels: int = 256
+    depth: int = 4
+    finest: int = 8
+    extra: int = 2
+    frozen: bool = False
+
+    def check(self) -> None:
+        check_between("task.channels", self.channels, 1)
+        check_between("task.depth", self.depth, 0)
+        check_between("task.finest", self.finest, 1)
+        check_between("task.extra", self.extra, 0)
+
+    def build(self, given: Given) -> "TrainTask":
+        from vtkernels.models import Detector
+        from vtkernels.train import DetectionTask
+
+        check_unmixed(given)
+        options = {"channels": self.channels, "depth": self.depth, "finest": self.finest, "extra": self.extra}
+        return DetectionTask(Detector(given.model, given.num_classes, frozen=self.frozen, **options))
+
+    def tiny(self, share: float) -> Self:
+        return replace(self, channels=32, depth=1, finest=4, extra=1)
+
+    def tiny_data(self, data: "Data") -> "Data":
+        return replace(data, name="shapes", options={"task": "detection", "objects": 2})
+
+
+def check_unmixed(given: Given) -> None:
+    if given.mixed:
+        refuse("mix", "be none where pixels or boxes are learnt", "mixed classes", "try --mix none")
+
+
+Task = Classification | Drloc | Adversarial | Distillation | NoisyStudent | FixMatch | Segmentation | Detection
+
+
+def pool_of(task: Any) -> type | None:
+    """The kind of unlabelled images that a task, or the one it wraps, learns from."""
+    while hasattr(task, "inner"):
+        task = task.inner
+    return getattr(task, "POOL", None)

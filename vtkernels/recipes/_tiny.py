@@ -7,6 +7,8 @@ from vtkernels.recipes._recipe import Model, Recipe
 
 SCALES = ("full", "tiny")
 EPOCHS = 10
+# share of labels, and labelled images of a batch, where the other images take part without them
+LABELLED, LABELLED_BATCH = 0.1, 16
 # configuration fields that make a variant what it is, whatever its size
 CHARACTER = ("distilled", "class_token", "pooling", "activation", "drop_path_rule", "layer_scale", "class_position", "shifted_patches", "local_attention")
 
@@ -22,11 +24,14 @@ def tiny(recipe: Recipe, data: str = "digits", epochs: int = EPOCHS) -> Recipe:
     """What the recipe does stays as it is; sizes, and rates that depend on them, become those of small images."""
     epochs = min(epochs, recipe.train.epochs)
     share = epochs / recipe.train.epochs
-    optim = recipe.optim.tiny()
+    optim, images = recipe.optim.tiny(), recipe.data.tiny(data)
+    if recipe.unlabelled is not None:
+        images = replace(images, fraction=LABELLED, batch_size=LABELLED_BATCH)
     return replace(
         recipe,
         model=smallest(recipe.model),
-        data=recipe.data.tiny(data),
+        data=recipe.task.tiny_data(images),
+        unlabelled=recipe.unlabelled and recipe.unlabelled.tiny(),
         augment=recipe.augment.tiny(),
         mix=recipe.mix and recipe.mix.tiny(share),
         task=recipe.task.tiny(share),

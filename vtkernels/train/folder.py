@@ -44,10 +44,10 @@ class RunFolder:
             self._on_first(lambda: checkpoint.duplicate(self.last, self.best))
         return self.last
 
-    def export(self, model: nn.Module) -> None:
+    def export(self, model: nn.Module, name: str = SAVED) -> None:
         """The model's weights as they are, as safetensors, with a config from which `create_model` makes it again."""
         state = sharded.whole_state(model) if self.is_sharded else None
-        self._on_first(lambda: self._export(model, state))
+        self._on_first(lambda: self._export(model, state, name))
 
     def read(self, source: Path | None = None) -> dict[str, Any]:
         """The checkpoint `source`, or the newest that can be read."""
@@ -75,8 +75,8 @@ class RunFolder:
         with checkpoint.atomically(self.last, keep=self.previous) as beside:
             checkpoint.write(state, beside)
 
-    def _export(self, model: nn.Module, state: dict[str, torch.Tensor] | None) -> None:
-        with checkpoint.atomically(self.path / SAVED) as beside:
+    def _export(self, model: nn.Module, state: dict[str, torch.Tensor] | None, name: str) -> None:
+        with checkpoint.atomically(self.path / name) as beside:
             save_model(model, beside, state)
 
     def _read(self, path: Path) -> dict[str, Any]:

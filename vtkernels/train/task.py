@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Sums = dict[str, tuple[Tensor, int]]
+# by name the sum over some samples, a number or a table of them, and how many samples it is of; or a list with an entry a sample
+Sums = dict[str, tuple[Tensor, int] | list[Any]]
+Totals = dict[str, tuple[Tensor, int]]
 
 
 @dataclass
@@ -43,8 +45,15 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def evaluate(self, images: Tensor, targets: Any) -> Sums:
-        """Sums over the samples of a batch, and how many samples they are of; the trainer adds them up over batches and processes."""
+        """Sums over the samples of a batch, and how many samples they are of; the trainer adds them up over batches and processes.
+
+        What a metric needs of each sample, where it is no sum, is a list: of all batches and processes, in the order of the set.
+        """
         raise NotImplementedError
+
+    def conclude(self, totals: Totals, records: dict[str, list[Any]]) -> dict[str, float]:
+        """The metrics, from the sums and the lists of the whole set."""
+        return {name: float(value / count) for name, (value, count) in totals.items() if count}
 
     def compile_model(self, **options: Any) -> None:
         """Have torch.compile take over the model's own computation, in place."""
@@ -73,6 +82,9 @@ class WrappingTask(Task):
 
     def evaluate(self, images: Tensor, targets: Any) -> Sums:
         return self.inner.evaluate(images, targets)
+
+    def conclude(self, totals: Totals, records: dict[str, list[Any]]) -> dict[str, float]:
+        return self.inner.conclude(totals, records)
 
     def compile_model(self, **options: Any) -> None:
         self.inner.compile_model(**options)

@@ -292,6 +292,13 @@ class Trainer:
         self._saved_at = time.monotonic()
         self.reporter.tell("on_save", path)
 
+    def export(self, name: str) -> None:
+        """The weights of now, averaged ones if there are, for others to load: a folder in the run's."""
+        if self.files is None:
+            check.fail("Trainer.export", "folder", "be given to the trainer", None)
+        with self._averaged():
+            self.files.export(self.model, name)
+
     def _step_back(self, error: NonFiniteLoss) -> None:
         progress, settings = self.progress, self.settings
         where = f"{error} in update {progress.update} (epoch {progress.epoch})"

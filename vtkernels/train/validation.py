@@ -1,6 +1,8 @@
 """Metrics of a task over a set: each sample once, whatever the number of processes."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,29 +19,46 @@ class StopValidation(Exception):
 
 @torch.no_grad()
 def validate(task: Task, loader: Iterable, precision: Precision, device: torch.device, before_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
-    """Means of the task's sums, added up in float64 over all batches of all processes. Leaves the task in evaluation mode.
+    """The task's metrics, from its sums over all batches of all processes, added up in float64. Leaves the task in evaluation mode.
 
     Processes may have different numbers of batches, as their shares of the set differ.
     """
     task.eval()
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
+    lists: dict[str, list[Any]] = {}
     for images, targets, counted in _in_step(loader, device) if distributed.is_sharded(task) else _alone(loader):
         before_batch()
-        images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+        images = images.to(device, non_blocking=True)
+        targets = targets.to(device, non_blocking=True) if isinstance(targets, Tensor) else targets
         with precision.forward():
             found = task.evaluate(images, targets)
-        for name, (value, count) in found.items() if counted else ():
+        for name, part in found.items() if counted else ():
+            if isinstance(part, list):
+                lists.setdefault(name, []).extend(part)
+                continue
+            value, count = part
             sums[name] = sums.get(name, 0.0) + value.double()
             counts[name] = counts.get(name, 0) + count
     distributed.reshard(task)
-    parts = distributed.gathered({name: (float(value), counts[name]) for name, value in sums.items()})
+    parts = distributed.gathered(({name: (value.cpu(), counts[name]) for name, value in sums.items()}, lists))
+    totals = {name: tuple(map(sum, zip(*of_all, strict=True))) for name, of_all in _by_name([own for own, _ in parts]).items()}
+    return task.conclude(totals, {name: _dealt(of_all) for name, of_all in _by_name([own for _, own in parts]).items()})
+
+
+def _by_name(parts: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """What each process that has it has of a name, in the order of the processes."""
     names = dict.fromkeys(name for part in parts for name in part)
-    totals = {name: [sum(column) for column in zip(*(part[name] for part in parts if name in part), strict=True)] for name in names}
-    return {name: value / count for name, (value, count) in totals.items() if count}
+    return {name: [part[name] for part in parts if name in part] for name in names}
 
 
-Counted = tuple[Tensor, Tensor, bool]
+def _dealt(hands: list[list[Any]]) -> list[Any]:
+    """Samples as they were before they were dealt out to the processes, one after the other."""
+    return [entry for row in zip_longest(*hands, fillvalue=_NONE) for entry in row if entry is not _NONE]
+
+
+_NONE = object()
+Counted = tuple[Tensor, Any, bool]
 
 
 def _alone(loader: Iterable) -> Iterator[Counted]:
@@ -51,8 +70,9 @@ def _in_step(loader: Iterable, device: torch.device) -> Iterator[Counted]:
     """Sharded weights are gathered in each forward, which takes all processes: those that are through go on with a batch that does not count."""
     batches = iter(loader)
     batch = next(batches, None)
-    shapes = [shape for shape in distributed.gathered(batch and tuple(batch[0].shape[1:])) if shape is not None]
-    idle = batch or (shapes and (torch.zeros(1, *shapes[0]), torch.zeros(1, dtype=torch.long)))
+    # somebody's first sample, for those that have none
+    samples = [sample for sample in distributed.gathered(batch and (batch[0][:1].cpu(), batch[1][:1])) if sample is not None]
+    idle = batch or (samples and samples[0])
     while distributed.totals([batch is not None], device)[0]:
         yield *(batch or idle), batch is not None
         batch = next(batches, None)

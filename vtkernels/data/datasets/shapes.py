@@ -38,7 +38,7 @@ class Shapes(ImageDataset):
         objects: the largest number of shapes in an image; the last drawn is never covered and gives the image its class.
         classes: how many kinds of shapes there are, up to 8.
         task: what the target is. "classification": the class; "detection": {"boxes" float32 [n, 4] as x0 y0 x1 y1, "labels" int64 [n],
-            "masks" bool [n, H, W]}; "segmentation": uint8 [H, W], 0 the ground and 1 + class elsewhere.
+            "masks" bool [n, H, W]}; "segmentation": uint8 [H, W], 0 the ground, which then is the first of the classes, and 1 + class elsewhere.
         noise: standard deviation of the ground's grain, in grey levels.
     """
 
@@ -62,7 +62,9 @@ class Shapes(ImageDataset):
         if count < 0 or objects < 1 or min(self.size) < 8:
             fail("shapes", "count, objects and size", "be at least 0, 1 and 8", (count, objects, self.size))
         self.task, self.objects, self.noise, self.seed = task, objects, noise, (seed, _SPLITS.index(split))
-        super().__init__(list(_INSIDE)[:classes], np.arange(count) % classes, Statistics((0.5,) * 3, (0.25,) * 3))
+        self.kinds = list(_INSIDE)[:classes]
+        ground = ["ground"] if task == "segmentation" else []
+        super().__init__([*ground, *self.kinds], np.arange(count) % classes + len(ground), Statistics((0.5,) * 3, (0.25,) * 3))
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int | np.ndarray | dict[str, np.ndarray]]:
         index = self.position(index)
@@ -90,10 +92,10 @@ class Shapes(ImageDataset):
         drawn = []
         number = int(rng.integers(1, self.objects + 1))
         for place in range(number):
-            label = int(self.targets[index]) if place == number - 1 else int(rng.integers(len(self.classes)))
+            label = index % len(self.kinds) if place == number - 1 else int(rng.integers(len(self.kinds)))
             radius = rng.uniform(0.2, 0.4) * min(height, width) * (1 if self.objects == 1 else 0.8)
             centre_y, centre_x = rng.uniform(radius, height - radius), rng.uniform(radius, width - radius)
-            inside = _INSIDE[self.classes[label]]((y + 0.5 - centre_y) / radius, (x + 0.5 - centre_x) / radius)
+            inside = _INSIDE[self.kinds[label]]((y + 0.5 - centre_y) / radius, (x + 0.5 - centre_x) / radius)
             # at least 60 grey levels away from the ground, so that every shape can be seen
             colour = (ground + rng.choice([-1, 1], 3) * rng.uniform(60, 120, 3)) % 256
             image[inside] = colour + rng.normal(0, self.noise / 2, (int(inside.sum()), 3))

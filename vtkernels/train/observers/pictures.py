@@ -9,35 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vtkernels._core.plots import BLUE, SEQUENTIAL, SHARES, figure
+from vtkernels._core.plots import BLUE, SEQUENTIAL, figure
+from vtkernels.evaluation.plots import MOST_NAMES, confusion_plot
 from vtkernels.train.observers.findings import Example
-
-# larger matrices show too little of each class: the most frequent confusions are listed instead
-MOST_CLASSES = 40
-# more than these have no room for numbers in the cells
-MOST_NUMBERED = 15
 
 
 def draw_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> str:
-    """A matrix, or of many classes the worst confusions; what is to be seen, in words."""
-    if len(classes) > MOST_CLASSES:
+    """A matrix, or of many classes, each of which would be too small, the worst confusions; what is to be seen, in words."""
+    if len(classes) > MOST_NAMES:
         return _draw_confusions(confusion, classes, path)
-    count = len(classes)
-    edge = 2.2 + (0.5 if count <= MOST_NUMBERED else 0.27) * count
-    with figure(path, max(edge + 1.2, 4.6), max(edge, 3.8)) as drawn:
-        axes = drawn.subplots()
-        shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-        image = axes.imshow(shares.numpy(), cmap=SHARES, vmin=0, vmax=1)
-        names = [_short(name, 18) for name in classes]
-        axes.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 2 else 0)
-        axes.set_yticks(range(count), names)
-        axes.set(xlabel="predicted", ylabel="true")
-        axes.grid(visible=False)
-        if count <= MOST_NUMBERED:
-            for row, column in (confusion > 0).nonzero().tolist():
-                colour = "white" if shares[row, column] > 0.45 else "black"
-                axes.text(column, row, str(confusion[row, column].item()), ha="center", va="center", color=colour, fontsize=8)
-        drawn.colorbar(image, ax=axes, label="share of the class", shrink=0.8)
+    confusion_plot(confusion, classes, path)
     return "Rows are true classes, columns the model's answers."
 
 

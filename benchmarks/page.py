@@ -1,0 +1,134 @@
+"""All results of a machine on one page, with nothing to load from elsewhere: tables, plots, and the roofline."""
+
+import base64
+import itertools
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import plots
+
+from vtkernels._core.plots import SERIES, figure
+
+Result = dict[str, Any]
+
+STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .2em .8em; text-align: right; border-bottom: 1px solid #ddd }
+th:first-child, td:first-child { text-align: left } img { max-width: 100% } .faster { color: #0072b2 } .slower { color: #d55e00 }"""
+TIMES = {"ms": "ms", "us": "us", "images_per_s": "images/s"}
+
+
+def write(results: dict[Path, Result], folder: Path, failed: dict[str, str]) -> Path:
+    """page.html and roofline.png in the folder, of results by their files, beside which their plots are; `failed`: scripts with their last words."""
+    parts = [f"<p class='slower'>{escape(name)} failed: {escape(words)}</p>" for name, words in failed.items()]
+    if _roofline(list(results.values()), folder / "roofline.png"):
+        parts += ["<h2>Against the machine's limits</h2>", _picture(folder / "roofline.png")]
+    for path, result in results.items():
+        parts += [f"<h2>{escape(_title(result))}</h2>", f"<p>{escape(_where(result))}</p>", _table(result)]
+        parts += [_picture(path.with_suffix(".png"))] if path.with_suffix(".png").exists() else []
+    environment = next(iter(results.values()))["environment"]
+    title = f"vtkernels on {environment['device']}"
+    page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)}</h1>"
+    (path := folder / "page.html").write_text(page + "".join(parts) + "</html>")
+    return path
+
+
+def _title(result: Result) -> str:
+    return ", ".join(filter(None, (result["benchmark"].replace("_", " "), result.get("dtype"))))
+
+
+def _where(result: Result) -> str:
+    environment = result["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items() if version)
+    disturbed = sum(row.get("disturbed", 0) for row in result["rows"])
+    return f"{environment['threads']} threads, {versions}, commit {environment.get('commit')}, rounds kept although disturbed: {disturbed}"
+
+
+def _table(result: Result) -> str:
+    """A row a measurement: our time, how many times as fast as each peer, share of the limit, memory, error against float64."""
+    rows = [row for row in result["rows"] if _times(row)]
+    peers = list(dict.fromkeys(name for row in rows for name in _times(row)[1] if not name.startswith(("vtkernels", "control", "kernel"))))
+    more = {"share of the limit": _share, "memory, MB": _memory, "largest error": _error}
+    columns = {title: [tell(row) for row in rows] for title, tell in more.items()}
+    columns = {title: told for title, told in columns.items() if any(told)}
+    head = "".join(f"<th>{escape(one)}</th>" for one in ("", "ours", *(f"over {peer}" for peer in peers), *columns))
+    lines = []
+    for index, row in enumerate(rows):
+        unit, times = _times(row)
+        ours = times.get("vtkernels")
+        cells = [_label(row), f"{ours:.3g} {TIMES[unit]}" if ours else "refused"]
+        cells += [_ratio(unit, ours, times.get(peer)) for peer in peers]
+        cells += [told[index] for told in columns.values()]
+        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
+
+
+def _times(row: dict[str, Any]) -> tuple[str, dict[str, float]] | None:
+    # of a training step both are there; milliseconds are what the others have too
+    return next(((unit, row[unit]) for unit in TIMES if row.get(unit)), None)
+
+
+def _label(row: dict[str, Any]) -> str:
+    if "task" in row:
+        return escape(f"{row['task']}, {row['side']} x {row['side']}")
+    name = row.get("name") or f"{row['classes']} classes, batch {row['batch']}"
+    return escape(f"{name}, {plots.TITLES.get(row['phase'], row['phase'])}")
+
+
+def _ratio(unit: str, ours: float | None, theirs: float | None) -> str:
+    if not ours or not theirs:
+        return ""
+    ratio = ours / theirs if unit == "images_per_s" else theirs / ours
+    return f"<span class='{'faster' if ratio >= 1 else 'slower'}'>{ratio:.2f}x</span>"
+
+
+def _share(row: dict[str, Any]) -> str:
+    """Of whichever limit is nearer: arithmetic, or a copy's pace."""
+    found = row.get("ours", row)
+    shares = {"arithmetic": row.get("share_of_peak"), "memory": row.get("share_of_copy"), "the memory's own pace": found.get("share_of_control")}
+    known = {name: share for name, share in shares.items() if share}
+    return f"{max(known.values()):.0%} of {max(known, key=known.get)}" if known else ""
+
+
+def _memory(row: dict[str, Any]) -> str:
+    found = row.get("peak_bytes") or {}
+    return ", ".join(f"{name} {size / 2**20:.0f}" for name, size in found.items())
+
+
+def _error(row: dict[str, Any]) -> str:
+    errors = row.get("errors", {}).get("vtkernels", {})
+    return f"{max(errors.values()):.1e}" if errors else ""
+
+
+def _roofline(results: list[Result], path: Path) -> bool:
+    """Arithmetic over intensity of every row that counts both, below the lines measured in the same process; False if no row does."""
+    points = [(result, row["GFLOPs"] / row["GBps"], row["GFLOPs"]) for result in results for row in result["rows"] if row.get("GFLOPs") and row.get("GBps")]
+    points = [point for point in points if point[0]["dtype"] in point[0].get("peaks", {}).get("GFLOPs", {})]
+    if not points:
+        return False
+    span = [min(x for _, x, _ in points) / 4, max(x for _, x, _ in points) * 4]
+    with figure(path, 8, 5) as drawn:
+        axes = drawn.subplots()
+        kinds = list(dict.fromkeys(_kind(result) for result, _, _ in points))
+        for kind, colour in zip(kinds, itertools.cycle(SERIES)):
+            alike = [point for point in points if _kind(point[0]) == kind]
+            dtype = alike[0][0]["dtype"]
+            limits = max((result["peaks"] for result, _, _ in alike), key=lambda peaks: peaks["GFLOPs"][dtype])
+            peak, copy = limits["GFLOPs"][dtype], limits["copy_GBps"]
+            xs = sorted([*span, *([peak / copy] if span[0] < peak / copy < span[1] else [])])
+            axes.plot(xs, [min(peak, copy * x) for x in xs], color=colour, label=f"{kind}: {peak:.0f} GFLOP/s, copy {copy:.0f} GB/s")
+            axes.plot([x for _, x, _ in alike], [y for _, _, y in alike], "o", color=colour, alpha=0.5, markersize=5)
+        axes.set(xscale="log", yscale="log", xlabel="FLOP for each byte that must move", ylabel="GFLOP/s", title="Our kernels below this machine's limits")
+        drawn.legend(loc="outside lower center", ncols=1)
+    return True
+
+
+def _kind(result: Result) -> str:
+    """What has limits of its own."""
+    threads = result["environment"]["threads"]
+    isa = result["environment"]["isa"] if result["device"] == "cpu" else None
+    return ", ".join(filter(None, (result["dtype"], isa, f"{threads} thread{'s' * (threads > 1)}" if isa else result["environment"]["device"])))
+
+
+def _picture(path: Path) -> str:
+    return f"<p><img alt='{escape(path.stem)}' src='data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}'></p>"

@@ -1,0 +1,159 @@
+"""The rule by which claims are judged, sessions that go on where they were stopped, and one claim from end to end."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("sklearn")
+pytest.importorskip("scipy")
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from benchmarks.claims import data_hunger, distillation, drloc, sam, table
+from benchmarks.claims.arms import accuracy, sized
+from benchmarks.claims.claim import Arm, Claim, Part, Setting, more
+from benchmarks.claims.command import main
+from benchmarks.claims.judgement import HELD, NOT, OPPOSITE, UNKNOWN, WEAKLY, Interval, interval, verdict
+from benchmarks.claims.session import Session
+from vtkernels.recipes import Model, get_recipe
+
+NUMBERS = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
+
+
+@given(NUMBERS)
+@settings(max_examples=40, deadline=None)
+def test_interval_is_that_of_scipys_t_test(values):
+    found = interval(values)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    if found.low == found.high:
+        return
+    assert found.low == pytest.approx(expected.low, rel=1e-6, abs=1e-7)
+    assert found.high == pytest.approx(expected.high, rel=1e-6, abs=1e-7)
+
+
+def test_paired_difference_is_scipys_paired_test():
+    with_it, without = [90.1, 88.0, 91.5, 89.9, 92.0], [88.9, 87.1, 91.6, 88.0, 90.2]
+    results = {"a": dict(enumerate({"top1": x} for x in with_it)), "b": dict(enumerate({"top1": x} for x in without))}
+    found = more("a beats b", "a", "b").interval(results)
+    expected = stats.ttest_rel(with_it, without).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.count == 5
+
+
+def test_interval_of_known_values():
+    # mean 2, deviation 1, t(0.975, 2) = 4.302653
+    found = interval([1.0, 2.0, 3.0])
+    assert found.mean == 2 and found.high - 2 == pytest.approx(4.302653 / 3**0.5, abs=1e-6)
+    with pytest.raises(ValueError, match="at least one value"):
+        interval([])
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (Interval(1.0, 0.1, 1.9, 5), HELD),
+        (Interval(1.0, -0.1, 2.1, 5), WEAKLY),
+        (Interval(1.0, 0.0, 2.0, 5), WEAKLY),
+        (Interval(-0.1, -1.0, 0.8, 5), NOT),
+        (Interval(0.0, 0.0, 0.0, 5), NOT),
+        (Interval(-1.0, -1.9, -0.1, 5), OPPOSITE),
+        (Interval(5.0, None, None, 1), UNKNOWN),
+        (None, UNKNOWN),
+    ],
+)
+def test_verdict(found, expected):
+    assert verdict(found) == expected
+
+
+def test_pairs_are_of_one_seed_and_need_all_arms():
+    results = {"a": {0: {"top1": 3.0}, 1: {"top1": 5.0}, 2: {"top1": 9.0}}, "b": {0: {"top1": 1.0}, 2: {"top1": 4.0}, 3: {"top1": 0.0}}}
+    assert more("", "a", "b").differences(results) == {0: 2.0, 2: 5.0}
+    # a run that diverged has no eigenvalue
+    assert more("", "a", "b", "log_lambda").interval(results) is None
+    gain_of_gains = Part(says="", terms={"a": 2.0, "b": -0.5})
+    assert gain_of_gains.differences(results) == {0: 5.5, 2: 16.0}
+
+
+def test_claim_refuses_parts_of_unknown_arms():
+    arm = Arm(name="a", recipe=get_recipe("smoke"), measure=accuracy)
+    with pytest.raises(ValueError, match="got b"):
+        Claim(name="x", title="", says="", source="", arms=(arm,), parts=(more("", "a", "b"),))
+    with pytest.raises(ValueError, match="same name twice"):
+        Claim(name="x", title="", says="", source="", arms=(arm, arm), parts=())
+
+
+def test_all_shares_make_about_as_many_updates():
+    recipes = [sized(get_recipe("swin_t_drloc"), Setting(), fraction=fraction) for fraction in drloc.FRACTIONS]
+    images = [int(1442 * recipe.data.fraction) for recipe in recipes]
+    updates = [recipe.train.epochs * (count // recipe.data.batch_size) for recipe, count in zip(recipes, images, strict=True)]
+    assert max(updates) / min(updates) < 1.2
+    # the weight of DRLOC rises and falls in step
+    assert [recipe.task.span / recipe.train.epochs for recipe in recipes] == pytest.approx([300 / 101] * 3, rel=0.02)
+
+
+@pytest.mark.parametrize("scale", ["tiny", "full"])
+def test_arms_differ_in_what_the_claim_is_about(scale):
+    for claim in (drloc.claim(Setting(scale=scale)), sam.claim(Setting(scale=scale))):
+        recipes = {arm.name: arm.recipe for arm in claim.arms}
+        for part in claim.parts:
+            if len(part.terms) == 2 and ("gains by" in part.says or "SAM raises" in part.says):
+                better, worse = (recipes[name] for name in part.terms)
+                field = "task" if claim.name == "drloc" else "sam"
+                assert getattr(better, field) != getattr(worse, field)
+                assert replace(better, **{field: getattr(worse, field)}) == worse
+
+
+def few_updates(values=(1.0, 2.0)) -> Claim:
+    recipe = get_recipe("smoke")
+    recipe = replace(recipe, train=replace(recipe.train, epochs=1), data=replace(recipe.data, fraction=0.1), model=Model(name="resnet_nano"))
+    trained = []
+
+    def measure(trainer, recipe):
+        trained.append(recipe.train.seed)
+        return {"top1": values[recipe.train.seed]}
+
+    claim = Claim(name="x", title="", says="", source="", arms=(Arm(name="a", recipe=recipe, measure=measure),), parts=())
+    return claim, trained
+
+
+def test_session_goes_on_with_what_is_missing(tmp_path):
+    claim, trained = few_updates()
+    assert Session(claim, tmp_path).run([0]) == {"a": {0: {"top1": 1.0}}}
+    again = Session(claim, tmp_path)
+    assert again.run([0, 1], minutes=0) == {"a": {0: {"top1": 1.0}}}
+    assert again.run([0, 1], only="no such arm") == {"a": {0: {"top1": 1.0}}}
+    assert again.run([0, 1]) == {"a": {0: {"top1": 1.0}, 1: {"top1": 2.0}}}
+    assert trained == [0, 1]
+    # another recipe is another run
+    changed = replace(claim.arms[0], recipe=replace(claim.arms[0].recipe, data=replace(claim.arms[0].recipe.data, fraction=0.05)))
+    Session(replace(claim, arms=(changed,)), tmp_path).run([0])
+    assert trained == [0, 1, 0]
+
+
+def test_students_learn_from_the_teacher_of_their_seed(tmp_path):
+    claim = distillation.claim(Setting(updates=45))
+    session = Session(claim, tmp_path)
+    student = next(arm for arm in claim.arms if arm.name == distillation.HARD)
+    assert session.recipe(student, 3).task.teacher == str(tmp_path / "teacher" / "3")
+    assert session.recipe(student, 3).data.fraction_seed == session.recipe(student, 3).train.seed == 3
+
+
+def test_a_claim_from_end_to_end(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    places = ["--updates", "1", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "results"), "--device", "cpu"]
+    assert main(data_hunger.claim, [*places, "--seeds", "2", "--only", "ResNet, 100"]) == 0
+    (path,) = (tmp_path / "results").glob("*/claims/*.json")
+    written = json.loads(path.read_text())
+    assert written["environment"]["versions"]["torch"] and written["scale"] == "tiny"
+    assert set(written["arms"]["ResNet, 100 %"]["metrics"]["top1"]["by_seed"]) == {"0", "1"}
+    assert {part["verdict"] for part in written["parts"]} == {UNKNOWN}
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    assert table.main(["--results", str(tmp_path / "results")]) == 0
+    assert "Data hunger" in capsys.readouterr().out
+    assert "| ResNet beats ViT on 10 % | no runs | not known |" in (path.parent / "README.md").read_text()
+    assert main(data_hunger.claim, [*places, "--list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 18

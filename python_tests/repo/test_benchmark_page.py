@@ -1,0 +1,46 @@
+"""The page of all benchmarks: what it says is what the files say."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vtkernels.cli import bench
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "amd-epyc"
+pytest.importorskip("matplotlib")
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, ROOT / "benchmarks" / "all.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_every_result_is_on_a_page_that_needs_nothing_else(tmp_path):
+    shutil.copytree(RESULTS, tmp_path / "results")
+    done = run("--page-only", "--out", tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "results" / "page.html").read_text()
+    files = [json.loads(path.read_text()) for path in RESULTS.glob("*.json")]
+    files = [found for found in files if {"benchmark", "rows", "environment"} <= set(found)]
+    assert page.count("<table>") == len(files)
+    assert "src='http" not in page and page.count("src='data:image/png;base64,") >= 1
+    (step,) = (found for found in files if found["benchmark"] == "train_step" and "cait" in found["rows"][0]["name"])
+    row = step["rows"][0]
+    ratio = row["ms"]["timm"] / row["ms"]["vtkernels"]
+    assert f"{ratio:.2f}x" in page.partition(row["name"])[2].partition("</tr>")[0]
+    assert (tmp_path / "results" / "roofline.png").exists()
+
+
+def test_a_page_of_nothing_is_refused(tmp_path):
+    done = run("--page-only", "--out", tmp_path)
+    assert done.returncode == 1 and "found none" in done.stderr
+
+
+def test_an_installed_package_says_where_the_benchmarks_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench.vtkernels, "__file__", str(tmp_path / "vtkernels" / "__init__.py"))
+    assert bench.bench([]) == 2
+    assert "clone the repository" in capsys.readouterr().err

@@ -1,0 +1,86 @@
+"""A model that others learn from, out of whatever holds its weights."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import torch
+
+from vtkernels.recipes._errors import nearest, refuse
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vtkernels.recipes._task import Given
+
+# what reading weights fails with, whatever they are
+UNREADABLE = (FileNotFoundError, ValueError, TypeError, ImportError, RuntimeError, ConnectionError)
+
+
+def teacher(source: str | None, architecture: str | None, given: "Given") -> "nn.Module":
+    """Ready to answer to the student's images, with as many classes; whatever does not fit is told by its field."""
+    if source is None:
+        hint = "--task.teacher FOLDER of a run, FILE with --task.teacher-model NAME, or timm:NAME"
+        refuse("task.teacher", "be weights", None, hint)
+    try:
+        model = _loaded(source, architecture, given)
+    except UNREADABLE as error:
+        if str(error).startswith("recipe:"):
+            raise
+        refuse("task.teacher", "be weights that can be loaded", repr(source), str(error))
+    report = getattr(model, "load_report", None)
+    if report is not None and report.missing + report.mismatched:
+        refuse("task.teacher", "have all weights of its model", str(report), f"are they of {given.num_classes} classes, and of this architecture?")
+    model = model.eval().requires_grad_(False)
+    with torch.no_grad():
+        try:
+            answer = model(torch.zeros(1, 3, given.size, given.size))
+        except (ValueError, RuntimeError, AssertionError) as error:
+            refuse("data.size", "suit the teacher", given.size, str(error))
+    if tuple(answer.shape) != (1, given.num_classes):
+        refuse("task.teacher", f"know the {given.num_classes} classes of the data", f"answers of shape {list(answer.shape)}", "take one trained on these data")
+    return model
+
+
+def _loaded(source: str, architecture: str | None, given: "Given") -> "nn.Module":
+    from vtkernels.models import create_model, list_models
+
+    kind, _, name = source.partition(":")
+    if kind == "new":
+        return create_model(name, num_classes=given.num_classes, img_size=given.size)
+    if architecture is None and kind == "timm":
+        architecture = name.partition(".")[0]
+        if architecture not in list_models():
+            return _timm(name, pretrained=True)
+    if architecture is not None and architecture.startswith("timm:"):
+        return _timm(architecture.removeprefix("timm:"), num_classes=given.num_classes, checkpoint_path=str(_file(source)))
+    if architecture is None:
+        from vtkernels.models._checkpoint import saved_config
+
+        if saved_config(source) is None:
+            _unknown(source)
+        return create_model(checkpoint=source)
+    if architecture not in list_models():
+        refuse("task.teacher_model", "be one of `vtkernels list models`", repr(architecture), nearest(architecture, list_models()))
+    return create_model(architecture, num_classes=given.num_classes, img_size=given.size, checkpoint=source)
+
+
+def _unknown(source: str) -> NoReturn:
+    if not source.startswith("hf-hub:"):
+        _file(source, folder=True)
+    refuse("task.teacher_model", f"name the model whose weights {source} are", None, "--task.teacher-model NAME, or timm:NAME for one of timm's")
+
+
+def _file(source: str, folder: bool = False) -> Path:
+    path = Path(source).expanduser()
+    if not (path.exists() if folder else path.is_file()):
+        raise FileNotFoundError(f"{path}: no such file")
+    return path
+
+
+def _timm(name: str, **options: object) -> "nn.Module":
+    """An architecture that only timm has."""
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"{name} is a model of timm's, which is not installed ({error}); pip install timm") from error
+    return timm.create_model(name, **options)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vtkernels.recipes._augment import Augment, Scene
 from vtkernels.recipes._errors import refuse
 from vtkernels.recipes._json import encoded
 from vtkernels.recipes._recipe import Recipe
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
     from vtkernels.data import Loader, TwoStreams
     from vtkernels.data.datasets import ImageDataset, Statistics
-    from vtkernels.recipes._data import Data
     from vtkernels.train import Task
 
 
@@ -43,7 +41,7 @@ def build(recipe: Recipe, *, folder: Path | str | None = None, observers: "Itera
     recipe = replace(recipe, model=replace(recipe.model, num_classes=num_classes))
     task = build_task(recipe, num_classes, recipe.data.statistics(train))
     train_loader = training_loader(recipe, train, num_classes, batch_size, device)
-    valid_loader = validation_loader(recipe.data, valid, batch_size, device, recipe.augment)
+    valid_loader = validation_loader(recipe, valid, batch_size, device)
     updates = updates_per_epoch(len(train_loader), recipe)
     recipe.schedule.check(recipe.train.epochs, updates)
     schedule = recipe.schedule.build(recipe.optim.lr, recipe.train.epochs, updates)
@@ -172,10 +170,11 @@ def training_loader(recipe: Recipe, dataset: "ImageDataset", num_classes: int, b
     return TwoStreams(loader, unlabelled)
 
 
-def validation_loader(data: "Data", dataset: "ImageDataset", batch_size: int, device: torch.device, augment: Augment | Scene | None = None) -> "Loader":
+def validation_loader(recipe: Recipe, dataset: "ImageDataset", batch_size: int, device: torch.device) -> "Loader":
     from vtkernels.data import create_loader
 
-    transform = (augment or Augment()).build_valid(data.size, data.statistics(dataset), data.eval_crop, data.squash)
+    data = recipe.data
+    transform = recipe.augment.build_valid(data.size, data.statistics(dataset), data.eval_crop, data.squash)
     given: dict[str, Any] = {"workers": data.workers, "device": device, "on_corrupt": data.on_corrupt}
     return create_loader(dataset, data.valid_batch_size or batch_size, transform=transform, statistics=data.statistics(dataset), **given)
 

@@ -66,6 +66,7 @@ class Bootstrap:
         from vtkernels.evaluation.predictions import predict
         from vtkernels.models import create_model
         from vtkernels.recipes._build import validation_loader
+        from vtkernels.recipes._recipe import Recipe
         from vtkernels.train import distributed
 
         if self.run is None:
@@ -78,7 +79,7 @@ class Bootstrap:
             refuse("data.relabel.run", f"know the {len(train.classes)} classes of {data.name}", f"{self.run!r} of {model.num_classes}")
         device = distributed.this_device()
         # images as evaluation sees them, none left out
-        loader = validation_loader(replace(data, on_corrupt="raise"), train, data.valid_batch_size or data.batch_size, device)
+        loader = validation_loader(Recipe(data=replace(data, on_corrupt="raise")), train, data.valid_batch_size or data.batch_size, device)
         return relabelled(train, predict(model, loader, device=device).logits.argmax(1).cpu().numpy())
 
 

@@ -167,8 +167,8 @@ def _probabilities(model: torch.nn.Module, pool: Any, recipe: Recipe, device: to
     from vtkernels.evaluation.predictions import predict
 
     # a row of the file is an image of the pool: none may be left out
-    whole = replace(recipe.data, on_corrupt="raise")
-    loader = validation_loader(whole, pool, whole.valid_batch_size or whole.batch_size, device, recipe.augment)
+    whole = replace(recipe, data=replace(recipe.data, on_corrupt="raise"))
+    loader = validation_loader(whole, pool, recipe.data.valid_batch_size or recipe.data.batch_size, device)
     return predict(model, loader, device=device).logits.double().softmax(1).float()
 
 

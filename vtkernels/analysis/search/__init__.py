@@ -44,9 +44,9 @@ class Options:
     """
 
     parts: tuple[str, ...] = PARTS
-    evaluations: int = 40
-    population: int = 12
-    sample: int = 4
+    evaluations: int = 24
+    population: int = 8
+    sample: int = 3
     blocks: int = 3
     filters: int = 8
     base: str = "efficientnet_nano"
@@ -55,9 +55,9 @@ class Options:
     budget: float = 2.0
     tolerance: float = 0.1
     step: float = 0.1
-    limit: int | None = 10
+    limit: int | None = 8
     epochs: int = 4
-    train: int = 500
+    train: int = 300
     valid: int = 400
     data: str = "digits"
     root: str | None = None

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vtkernels.analysis import _progress
-from vtkernels.analysis.landscape import Options, interpolation, landscape, normalised_by_filter, random_direction, run
+from vtkernels.analysis.landscape import Landscape, Options, interpolation, landscape, normalised_by_filter, random_direction, run
 
 
 def net_with_statistics(seed: int) -> tuple[nn.Module, list]:
@@ -136,3 +136,12 @@ def test_bad_input_is_told(change, message):
     arguments = {"loader": golden_loader(), "points": 3, **change}
     with pytest.raises(ValueError, match=message):
         landscape(golden_model(), **arguments)
+
+
+@pytest.mark.parametrize("done", [0, 3, 11])
+def test_interrupted_before_the_surface_is_drawn_without(done, tmp_path):
+    lines, surface = np.full((2, 5), np.nan), np.full((5, 5), np.nan)
+    lines.flat[:done] = 1.0
+    surface.flat[12 : 12 + max(0, done - 10)] = 1.0
+    found = Landscape(steps=[-1.0, -0.5, 0.0, 0.5, 1.0], lines=lines, surface=surface, complete=False)
+    assert {path.name for path in found.save(tmp_path)} - {"landscape_3d.png"} == {"landscape.json", "landscape.png"}

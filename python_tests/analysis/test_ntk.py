@@ -113,3 +113,21 @@ def test_bad_input_is_told(change, message):
     arguments = {"loader": golden_loader(), **change}
     with pytest.raises(ValueError, match=message):
         ntk(golden_model(), **arguments)
+
+
+def test_interrupted_work_keeps_the_classes_that_are_done(monkeypatch, tmp_path):
+    gram, calls = module._gram, []
+
+    def interrupted(gradients, rows, *more):
+        calls.append(rows)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return gram(gradients, rows, *more)
+
+    monkeypatch.setattr(module, "_gram", interrupted)
+    (first, _), (second, _) = golden_loader()
+    found = ntk(golden_model(), golden_loader(), full=True)
+    block = dense_kernel(golden_model(), torch.cat((first, second)))[::2, ::2]
+    assert not found.complete and found.averaged == 1 and not found.full_eigenvalues
+    assert found.eigenvalues == pytest.approx(torch.linalg.eigvalsh(block).tolist(), rel=1e-9)
+    assert len(found.save(tmp_path)) == 2 and "mean over 1 of the classes" in found.summary()

@@ -44,3 +44,12 @@ def test_without_a_name_all_are_told(capsys):
 def test_what_cannot_be_looked_at_is_told(arguments, told, tmp_path, capsys):
     assert main(["analyze", *arguments, *(["--out", str(tmp_path)] if len(arguments) > 1 else [])]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_an_interruption_with_nothing_to_keep_is_told(monkeypatch, tmp_path, capsys):
+    def run(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vtkernels.analysis.ntk.run", run)
+    assert main(["analyze", "ntk", "vit_nano_patch4_32", "--out", str(tmp_path)]) == 130
+    assert "before there was anything to keep" in capsys.readouterr().err

@@ -5,15 +5,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Okabe and Ito's palette
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#666666"
+# Okabe and Ito's palette without its yellow, which is too pale for lines on white
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY, BLACK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#666666", "#000000"
 SERIES = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY)
+# with the colours, so that lines differ in print without colours, too
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 # light to dark, even in brightness
 SEQUENTIAL = "cividis"
 # from nothing, white as the paper
 SHARES = "Blues"
 
 _STYLE = {
+    "image.cmap": SEQUENTIAL,
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.spines.top": False,
@@ -30,22 +33,56 @@ _STYLE = {
     "legend.fontsize": 9,
     "lines.linewidth": 1.8,
     "lines.markersize": 4,
+    "savefig.dpi": 144,
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
 }
 
 
 @contextmanager
+def styled() -> Iterator[None]:
+    """The style, for figures that are made and saved inside; the caller's own settings are untouched."""
+    with _matplotlib().rc_context(_STYLE):
+        yield
+
+
+@contextmanager
 def figure(path: Path | str, width: float = 7.0, height: float = 3.8) -> Iterator[Any]:
-    """A matplotlib figure in inches, saved as `path` at the end of the block. No window, and nothing of pyplot's state."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots: expected matplotlib to be installed, got no such package; try pip install 'vtkernels[train]'") from error
+    """A figure in inches, in the style, saved as `path` at the end of the block."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(_STYLE):
-        drawn = Figure(figsize=(width, height), layout="constrained")
+    with styled():
+        drawn = _figure(width, height)
         yield drawn
-        drawn.savefig(path, dpi=144)
+        drawn.savefig(path)
+
+
+def subplots(rows: int = 1, columns: int = 1, width: float | None = None, height: float | None = None, **options: Any) -> tuple[Any, Any]:
+    """A figure and its axes, to be used and saved inside `styled`; by default each panel is 5.2 by 3.6 inches."""
+    drawn = _figure(width or 5.2 * columns, height or 3.6 * rows)
+    return drawn, drawn.subplots(rows, columns, **options)
+
+
+def images_only(axes: Any) -> None:
+    """For axes that show an image: neither ticks nor grid nor frame."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _figure(width: float, height: float) -> Any:
+    """No window, nothing of pyplot's state, and gone with its last reference."""
+    _matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError("plots: expected matplotlib to be installed, got no such package; try pip install 'vtkernels[train]'") from error
+    return matplotlib

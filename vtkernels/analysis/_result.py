@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from vtkernels.analysis import style
+from vtkernels._core import plots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +48,7 @@ class Result:
         partial = paths[0].with_suffix(".json.partial")
         partial.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
         os.replace(partial, paths[0])
-        with style.applied():
+        with plots.styled():
             for stem, figure in self.draw().items():
                 paths.append(folder / f"{stem}.png")
                 figure.savefig(paths[-1])

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from vtkernels._core.check import fail
+from vtkernels.analysis._model import check_weights
 from vtkernels.data import create_dataset, create_loader
 from vtkernels.data.datasets import ImageDataset, Subset
 from vtkernels.data.loader import Loader
@@ -81,9 +82,7 @@ class SubjectOptions:
         if built.num_classes != num_classes:
             hint = "--data names the set it was trained on" if Path(source).is_dir() else "leave num_classes away"
             fail("analysis", "model", f"have as many outputs as the data has classes ({num_classes})", built.num_classes, hint)
-        unfit = [name for name, value in built.named_parameters() if not value.isfinite().all()]
-        if unfit:
-            fail("analysis", "model", "have finite weights", f"NaN or infinity in {', '.join(unfit[:3])}", "did its training diverge?")
+        check_weights(built, "analysis")
         return built.eval()
 
 

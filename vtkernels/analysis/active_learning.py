@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vtkernels._core import plots
 from vtkernels._core.check import fail
-from vtkernels.analysis import style
 from vtkernels.analysis._model import evaluating, penultimate
 from vtkernels.analysis._progress import progress
 from vtkernels.analysis._result import Result
@@ -177,10 +177,10 @@ class ActiveLearningResult(Result):
         return "\n".join(lines)
 
     def draw(self) -> dict[str, Any]:
-        figure, axis = style.subplots(width=7.5, height=4.8)
+        figure, axis = plots.subplots(width=7.5, height=4.8)
         count = max(len(self.accuracy), 1)
         step = min(np.diff(self.sizes), default=1)
-        for index, (strategy, color, marker) in enumerate(zip(self.accuracy, style.COLORS.values(), style.MARKERS, strict=False)):
+        for index, (strategy, color, marker) in enumerate(zip(self.accuracy, plots.SERIES, plots.MARKERS, strict=False)):
             means, errors = self.mean_and_error(strategy)
             # side by side, so that bars do not hide each other
             sizes = np.array(self.sizes[: len(means)]) + step * 0.03 * (index - (count - 1) / 2)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vtkernels._core import plots
 from vtkernels._core.check import fail
-from vtkernels.analysis import style
 from vtkernels.analysis._model import check_weights, evaluating
 from vtkernels.analysis._progress import progress
 from vtkernels.analysis._result import Result
@@ -293,13 +293,13 @@ class AttentionResult(Result):
         titles = ["image", "mean of heads", "rollout", *(f"head {head}" for head in range(heads))]
         count, columns = len(self.images), len(titles)
         height, width = self.images.shape[1:3]
-        figure, axes = style.subplots(count, columns, width=1.75 * columns, height=1.75 * count * height / width + 0.7, squeeze=False)
+        figure, axes = plots.subplots(count, columns, width=1.75 * columns, height=1.75 * count * height / width + 0.7, squeeze=False)
         for row, image in enumerate(self.images):
             maps = [None, self.maps[row].mean(0), self.rolled[row], *self.maps[row, :heads]]
             for column, values in enumerate(maps):
                 axis = axes[row, column]
                 axis.imshow(image if values is None else overlay(image, values), interpolation="nearest")
-                style.images_only(axis)
+                plots.images_only(axis)
                 if row == 0:
                     axis.set_title(titles[column], fontsize=10)
         figure.suptitle(f"{self.model}: {self.shown}; bright is looked at", fontsize=10)
@@ -307,12 +307,14 @@ class AttentionResult(Result):
 
     def _draw_distances(self) -> Any:
         count = len(self.distances)
-        figure, axis = style.subplots(width=max(6.0, 2.2 + 0.34 * count), height=4.4)
+        figure, axis = plots.subplots(width=max(6.0, 2.2 + 0.34 * count), height=4.4)
         for index, values in enumerate(self.distances.values()):
-            axis.plot([index] * len(values), values, linestyle="", marker="o", alpha=0.7, color=style.COLORS["blue"], label="heads" if index == 0 else None)
+            axis.plot([index] * len(values), values, linestyle="", marker="o", alpha=0.7, color=plots.BLUE, label="heads" if index == 0 else None)
         means = [np.mean(values) for values in self.distances.values()]
-        axis.plot(range(count), means, color=style.COLORS["vermillion"], marker="_", markersize=12, linewidth=1.0, label="mean of the heads")
-        axis.set_xticks(range(count), [_short(name) for name in self.distances], rotation=45 if count > 6 else 20, ha="right", fontsize=8)
+        axis.plot(range(count), means, color=plots.VERMILION, marker="_", markersize=12, linewidth=1.0, label="mean of the heads")
+        names = [_short(name) for name in self.distances]
+        slanted = {"rotation": 45, "ha": "right"} if sum(map(len, names)) > 40 else {}
+        axis.set_xticks(range(count), names, fontsize=9, **slanted)
         axis.set(ylabel="mean distance (pixels)", xlabel="layer", title=f"{self.model}: how far attention reaches")
         axis.set_ylim(0, 1.12 * max((value for values in self.distances.values() for value in values), default=1.0))
         axis.legend(fontsize=9, loc="lower left")
@@ -332,7 +334,7 @@ def overlay(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     scaled = (values - values.min()) / spread if spread > 0 else np.zeros_like(values)
     large = F.interpolate(torch.from_numpy(np.ascontiguousarray(scaled))[None, None].float(), image.shape[:2], mode="bilinear")[0, 0].numpy()
     grey = image.mean(-1, keepdims=True)
-    colors = matplotlib.colormaps[style.SEQUENTIAL](large)[..., :3]
+    colors = matplotlib.colormaps[plots.SEQUENTIAL](large)[..., :3]
     return np.clip(0.15 * grey + 0.85 * colors, 0, 1)
 
 

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from vtkernels._core import plots
 from vtkernels._core.check import fail
-from vtkernels.analysis import style
 from vtkernels.analysis._model import batches, evaluating, penultimate
 from vtkernels.analysis._progress import progress
 from vtkernels.analysis._result import Result
@@ -75,7 +75,7 @@ class FeaturesResult(Result):
         count = len(self.embeddings)
         if not count:
             return {}
-        figure, axes = style.subplots(1, count, width=5.6 * count + 0.9, height=5.6, squeeze=False)
+        figure, axes = plots.subplots(1, count, width=5.6 * count + 0.9, height=5.6, squeeze=False)
         present = np.unique(self.targets)
         for axis, one in zip(axes[0], self.embeddings, strict=True):
             for index, label in enumerate(present):
@@ -87,7 +87,7 @@ class FeaturesResult(Result):
                     text = axis.text(*place, self.classes[label], ha="center", va="center", fontsize=11, weight="bold")
                     _outline(text)
             axis.set_title(f"{one.label}\nwithin over between classes {one.ratio:.2f}, nearest neighbour alike {one.same_class:.0%}")
-            style.images_only(axis)
+            plots.images_only(axis)
         figure.suptitle(f"t-SNE of the features of {len(self.targets)} images; axes have no unit", fontsize=10)
         return {self.name: figure}
 
@@ -193,7 +193,7 @@ def _label(options: Options, index: int) -> str:
 
 def _mark(index: int) -> dict[str, str]:
     """Colour and marker of a class; the pairs differ for as many classes as there are pairs."""
-    colors, markers = list(style.COLORS.values()), style.MARKERS
+    colors, markers = plots.SERIES, plots.MARKERS
     return {"color": colors[index % len(colors)], "marker": markers[(index + index // len(colors)) % len(markers)]}
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from vtkernels._core import plots
 from vtkernels._core.check import fail
-from vtkernels.analysis import style
 from vtkernels.analysis._loss import Criterion, Loss, working_copy
 from vtkernels.analysis._progress import progress
 from vtkernels.analysis._result import Result
@@ -93,9 +93,11 @@ class Landscape(Result):
     def draw(self) -> dict[str, "Figure"]:
         figures = {}
         if self.lines is not None:
-            figure, axes = style.subplots(1, 1 if self.surface is None else 2, squeeze=False)
+            # interrupted on the lines, there is no plane yet
+            plane = self.surface is not None and np.isfinite(self.surface).any()
+            figure, axes = plots.subplots(1, 1 + plane, squeeze=False)
             self._draw_lines(axes[0, 0])
-            if self.surface is not None:
+            if plane:
                 self._draw_contours(figure, axes[0, 1])
                 figures["landscape_3d"] = self._draw_3d()
             figures = {self.name: figure, **figures}
@@ -104,7 +106,7 @@ class Landscape(Result):
         return figures
 
     def _draw_lines(self, axes: Any) -> None:
-        for index, (losses, color) in enumerate(zip(self.lines, (style.COLORS["blue"], style.COLORS["vermillion"]), strict=True)):
+        for index, (losses, color) in enumerate(zip(self.lines, (plots.BLUE, plots.VERMILION), strict=True)):
             axes.plot(self.steps, np.minimum(losses, CAP), color=color, linestyle=("-", "--")[index], label=f"direction {index + 1}")
         cut = f" (cut off at {CAP:g})" if np.nanmax(self.lines, initial=0) > CAP else ""
         axes.set(xlabel="step along the direction", ylabel=f"loss{cut}", title="Loss along random directions", ylim=(0, None))
@@ -117,9 +119,9 @@ class Landscape(Result):
         levels = np.geomspace(low * 0.999, max(high, low * 1.01), 16)
         # the smallest positive loss is the lowest level: logarithms know no zero
         surface = np.ma.maximum(surface, low)
-        filled = axes.contourf(self.steps, self.steps, surface, levels=levels, norm=_log_norm(levels), cmap=style.SEQUENTIAL)
+        filled = axes.contourf(self.steps, self.steps, surface, levels=levels, norm=_log_norm(levels), cmap=plots.SEQUENTIAL)
         axes.contour(self.steps, self.steps, surface, levels=levels, colors="white", linewidths=0.4)
-        axes.plot(0, 0, marker="P", color=style.COLORS["vermillion"], markeredgecolor="white", markersize=9, linestyle="none", label="the weights")
+        axes.plot(0, 0, marker="P", color=plots.VERMILION, markeredgecolor="white", markersize=9, linestyle="none", label="the weights")
         bar = figure.colorbar(filled, ax=axes, label="loss (logarithmic)")
         bar.set_ticks(levels[::3], labels=[f"{level:.3g}" for level in levels[::3]])
         bar.ax.minorticks_off()
@@ -127,11 +129,11 @@ class Landscape(Result):
         axes.legend(loc="upper right", frameon=True)
 
     def _draw_3d(self) -> "Figure":
-        figure, axes = style.subplots(width=5.6, height=4.6, subplot_kw={"projection": "3d"})
+        figure, axes = plots.subplots(width=5.6, height=4.6, subplot_kw={"projection": "3d"})
         first, second = np.meshgrid(self.steps, self.steps, indexing="ij")
         # matplotlib's solids have no logarithmic axis
         heights = np.log10(np.maximum(self.surface, 1e-6))
-        axes.plot_surface(first, second, heights, cmap=style.SEQUENTIAL, rcount=60, ccount=60, linewidth=0.2, edgecolor="white", antialiased=True)
+        axes.plot_surface(first, second, heights, cmap=plots.SEQUENTIAL, rcount=60, ccount=60, linewidth=0.2, edgecolor="white", antialiased=True)
         # slanted axes have room for three numbers
         places = [self.steps[0], 0.0, self.steps[-1]]
         axes.set(xlabel="step along direction 1", ylabel="step along direction 2", title="Loss on the plane of two directions", xticks=places, yticks=places)
@@ -140,13 +142,13 @@ class Landscape(Result):
         return figure
 
     def _draw_interpolation(self) -> "Figure":
-        figure, axes = style.subplots()
-        axes.plot(self.line_steps, np.minimum(self.line_losses, CAP), color=style.COLORS["blue"], label="loss")
+        figure, axes = plots.subplots()
+        axes.plot(self.line_steps, np.minimum(self.line_losses, CAP), color=plots.BLUE, label="loss")
         axes.set(xlabel="0: first model, 1: second model", ylabel="loss", title="Loss between two models", ylim=(0, None))
         for place in (0, 1):
-            axes.axvline(place, color=style.COLORS["black"], linestyle=":", linewidth=1)
+            axes.axvline(place, color=plots.BLACK, linestyle=":", linewidth=1)
         beside = axes.twinx()
-        beside.plot(self.line_steps, 100 * self.line_accuracies, color=style.COLORS["vermillion"], linestyle="--", label="accuracy")
+        beside.plot(self.line_steps, 100 * self.line_accuracies, color=plots.VERMILION, linestyle="--", label="accuracy")
         beside.set(ylabel="accuracy in percent", ylim=(0, 102))
         beside.spines["right"].set_visible(True)
         beside.grid(False)

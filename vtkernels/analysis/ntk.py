@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from vtkernels._core import plots
 from vtkernels._core.check import fail
-from vtkernels.analysis import style
 from vtkernels.analysis._loss import chosen, plain_attention, unwrapped, working_copy
 from vtkernels.analysis._progress import Progress, progress
 from vtkernels.analysis._result import Result
@@ -43,6 +43,7 @@ class NTK(Result):
 
     Attributes:
         condition: largest by smallest eigenvalue of the kernel averaged over classes [N, N]; infinite if the smallest is 0 within rounding.
+        averaged: how many classes the average is over: fewer than all if it was interrupted.
         eigenvalues: of that kernel, ascending.
         full_condition, full_eigenvalues: of the kernel of all logits [N * K, N * K], where it was computed.
         rank: eigenvalues above the rounding; `floor` is the rounding: n * eps * the largest.
@@ -53,6 +54,7 @@ class NTK(Result):
     parameters: int = 0
     samples: int = 0
     classes: int = 0
+    averaged: int = 0
     condition: float | None = None
     rank: int | None = None
     floor: float | None = None
@@ -65,7 +67,8 @@ class NTK(Result):
     def summary(self) -> str:
         lines = [super().summary(), f"{'parameters, images, classes':40} {self.parameters}, {self.samples}, {self.classes}"]
         if self.condition is not None:
-            lines.append(f"{'condition number, mean over classes':40} {self.condition:.6g} (rank {self.rank} of {self.samples})")
+            over = "classes" if self.averaged == self.classes else f"{self.averaged} of the classes"
+            lines.append(f"{f'condition number, mean over {over}':40} {self.condition:.6g} (rank {self.rank} of {self.samples})")
         if self.full_condition is not None:
             lines.append(f"{'condition number, full':40} {self.full_condition:.6g} (rank {self.full_rank} of {self.samples * self.classes})")
         if self.duplicates:
@@ -78,15 +81,15 @@ class NTK(Result):
         kernels = [kernel for kernel in kernels if kernel[1]]
         if not kernels:
             return {}
-        figure, axes = style.subplots()
+        figure, axes = plots.subplots()
         for index, (label, eigenvalues, condition) in enumerate(kernels):
             values = torch.tensor(eigenvalues, dtype=torch.float64).flip(0)
             place = torch.arange(1, len(values) + 1) / len(values)
-            color = (style.COLORS["blue"], style.COLORS["vermillion"])[index]
+            color = (plots.BLUE, plots.VERMILION)[index]
             told = f"{condition:.4g}" if condition != float("inf") else "infinite"
             # a logarithm has no place for what rounding made negative
-            axes.semilogy(place, values.clamp(min=values[0] * 1e-18), color=color, marker=style.MARKERS[index], label=f"{label}: condition {told}")
-        axes.axhline(self.floor, color=style.COLORS["black"], linestyle=":", linewidth=1.2, label="rounding")
+            axes.semilogy(place, values.clamp(min=values[0] * 1e-18), color=color, marker=plots.MARKERS[index], label=f"{label}: condition {told}")
+        axes.axhline(self.floor, color=plots.BLACK, linestyle=":", linewidth=1.2, label="rounding")
         axes.set(xlabel="place among the eigenvalues, largest first", ylabel="eigenvalue", title="Neural tangent kernel")
         axes.legend(loc="center left", bbox_to_anchor=(0.0, 0.25))
         return {self.name: figure}
@@ -114,12 +117,13 @@ def ntk(
     gradients = _Gradients(model, loader, samples, only)
     found = NTK(parameters=gradients.size, samples=len(gradients.images), classes=gradients.classes, duplicates=gradients.duplicates())
     count, classes = found.samples, found.classes
-    mean = torch.zeros(count, count, dtype=torch.float64)
+    total = torch.zeros(count, count, dtype=torch.float64)
     with progress("ntk: mean over classes", classes) as bar:
         for index in range(classes):
-            mean += _gram(gradients, [(sample, index) for sample in range(count)], chunk) / classes
+            total, found.averaged = total + _gram(gradients, [(sample, index) for sample in range(count)], chunk), index + 1
             bar.advance()
-        found.eigenvalues, found.condition, found.rank, found.floor = _spectrum(mean, bool(found.duplicates))
+    if found.averaged:
+        found.eigenvalues, found.condition, found.rank, found.floor = _spectrum(total / found.averaged, bool(found.duplicates))
     if full and not bar.interrupted:
         rows = [(sample, index) for sample in range(count) for index in range(classes)]
         with progress("ntk: full", -(-len(rows) // chunk)) as bar:

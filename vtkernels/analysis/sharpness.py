@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from vtkernels._core import plots
 from vtkernels._core.check import fail
-from vtkernels.analysis import style
 from vtkernels.analysis._loss import Criterion, Loss
 from vtkernels.analysis._progress import progress
 from vtkernels.analysis._result import Result
@@ -26,7 +26,8 @@ class Options(SubjectOptions):
 
     Attributes:
         split: of the data set; curvature is that of the training loss.
-        samples: images that the loss is averaged over.
+        samples: images that the loss is averaged over. The default is for a look in minutes on a CPU; numbers to be compared or published want
+            1000 and more.
         only: patterns or beginnings of names of the parameters that are looked at; default all.
         blocks: patterns of groups of parameters, whose own largest eigenvalue is told.
         eigenvalues: so many of largest modulus are found by power iteration.
@@ -107,7 +108,7 @@ class Sharpness(Result):
         panels = [panel for panel, there in ((self._draw_density, self.ritz), (self._draw_power, self.history), (self._draw_blocks, self.blocks)) if there]
         if not panels:
             return {}
-        figure, axes = style.subplots(1, len(panels), squeeze=False)
+        figure, axes = plots.subplots(1, len(panels), squeeze=False)
         for panel, one in zip(panels, axes[0], strict=True):
             panel(one)
         return {self.name: figure}
@@ -115,25 +116,25 @@ class Sharpness(Result):
     def _draw_density(self, axes: Any) -> None:
         runs = [Ritz(*(torch.tensor(run[key], dtype=torch.float64) for key in ("values", "weights")), torch.empty(0)) for run in self.ritz]
         points, values = density(runs)
-        axes.semilogy(points, values.clamp(min=1e-12), color=style.COLORS["blue"])
+        axes.semilogy(points, values.clamp(min=1e-12), color=plots.BLUE)
         axes.set_ylim(bottom=max(float(values.max()) * 1e-9, 1e-12))
-        axes.axvline(self.largest, color=style.COLORS["vermillion"], linestyle="--", linewidth=1.2, label=f"largest: {self.largest:.4g}")
+        axes.axvline(self.largest, color=plots.VERMILION, linestyle="--", linewidth=1.2, label=f"largest: {self.largest:.4g}")
         axes.set(xlabel="eigenvalue of the Hessian", ylabel="density", title="Spectrum")
         axes.legend()
 
     def _draw_power(self, axes: Any) -> None:
         for index, quotients in enumerate(self.history):
-            color, marker = list(style.COLORS.values())[index % len(style.COLORS)], style.MARKERS[index % len(style.MARKERS)]
+            color, marker = plots.SERIES[index % len(plots.SERIES)], plots.MARKERS[index % len(plots.MARKERS)]
             axes.plot(range(1, len(quotients) + 1), quotients, color=color, marker=marker, label=f"eigenvalue {index + 1}")
         if self.largest is not None:
-            axes.axhline(self.largest, color=style.COLORS["black"], linestyle="--", linewidth=1.2, label="Lanczos: largest")
+            axes.axhline(self.largest, color=plots.BLACK, linestyle="--", linewidth=1.2, label="Lanczos: largest")
         axes.set(xlabel="iteration", ylabel="Rayleigh quotient", title="Power iteration")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
 
     def _draw_blocks(self, axes: Any) -> None:
         names = list(self.blocks)
-        axes.barh(range(len(names)), [self.blocks[name] for name in names], color=style.COLORS["green"])
+        axes.barh(range(len(names)), [self.blocks[name] for name in names], color=plots.GREEN)
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set(xlabel="largest eigenvalue", title="Groups of parameters")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vtkernels._core import plots
 from vtkernels._core.check import fail
-from vtkernels.analysis import style
 from vtkernels.analysis._model import batches, evaluating
 from vtkernels.analysis._progress import progress
 from vtkernels.analysis._result import Result
@@ -83,14 +83,14 @@ class SparsityResult(Result):
 
     def draw(self) -> dict[str, Any]:
         count = len(self.active)
-        figure, (left, right) = style.subplots(1, 2, width=12.0, height=max(3.8, 1.4 + 0.22 * count), width_ratios=(1, 1.15))
-        left.barh(list(self.active), [100 * share for share in self.active.values()], color=style.COLORS["blue"], height=0.66)
+        figure, (left, right) = plots.subplots(1, 2, width=12.0, height=max(3.8, 1.4 + 0.22 * count), width_ratios=(1, 1.15))
+        left.barh(list(self.active), [100 * share for share in self.active.values()], color=plots.BLUE, height=0.66)
         # from the top down, and no bars as fat as a panel where there are few
         left.set_ylim(max(count, 8) - 0.5, -0.6)
         left.set(xlim=(0, 100), xlabel="values above zero (%)", title="active neurons, from the input on")
         left.tick_params(axis="y", labelsize=8 if count < 30 else 6)
         left.grid(False, axis="y")
-        for (method, accuracies), color, marker in zip(self.accuracy.items(), style.COLORS.values(), style.MARKERS, strict=False):
+        for (method, accuracies), color, marker in zip(self.accuracy.items(), plots.SERIES, plots.MARKERS, strict=False):
             shares = [100 * share for share in self.shares[: len(accuracies)]]
             last = self.bytes[method][-1] / self.whole_bytes
             right.plot(shares, [100 * top1 for top1 in accuracies], color=color, marker=marker, label=f"{_LABELS[method]} (file: {last:.0%})")

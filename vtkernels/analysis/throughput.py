@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from vtkernels._core import plots
 from vtkernels._core.check import fail
-from vtkernels.analysis import style
 from vtkernels.analysis._model import evaluating
 from vtkernels.analysis._progress import progress
 from vtkernels.analysis._result import Result
@@ -91,8 +91,8 @@ class ThroughputResult(Result):
             "memory at the peak (MiB)": ([row.memory / 2**20 for row in rows], "{:.0f}"),
             "multiply-accumulates of an image (M)": ([row.macs / 1e6 for row in rows], "{:.0f}"),
         }
-        figure, axes = style.subplots(1, 3, width=13.0, height=1.6 + 0.36 * len(rows), sharey=True)
-        for axis, (title, (values, form)), color in zip(axes, panels.items(), style.COLORS.values(), strict=False):
+        figure, axes = plots.subplots(1, 3, width=13.0, height=1.6 + 0.36 * len(rows), sharey=True)
+        for axis, (title, (values, form)), color in zip(axes, panels.items(), plots.SERIES, strict=False):
             bars = axis.barh([row.name for row in rows], values, color=color, height=0.66)
             axis.bar_label(bars, [form.format(value) if value >= 10 else f"{value:.2g}" for value in values], padding=3)
             axis.set_title(title)

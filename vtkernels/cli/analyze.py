@@ -34,6 +34,9 @@ def analyze(arguments: list[str]) -> int:
     except (ValueError, TypeError, FileNotFoundError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"vtkernels analyze {name}: interrupted before there was anything to keep", file=sys.stderr)
+        return 130
     print(result.summary())
     print(f"kept in {options.out}")
     return 0

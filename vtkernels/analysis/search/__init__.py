@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from vtkernels._core import plots
 from vtkernels._core.check import fail
-from vtkernels.analysis import style
 from vtkernels.analysis._result import Result
 from vtkernels.analysis._toy import accuracy, fit, images_of, stratified
 from vtkernels.analysis.search.cells import Cells, CellSpace, build, describe, plan
@@ -44,9 +44,9 @@ class Options:
     """
 
     parts: tuple[str, ...] = PARTS
-    evaluations: int = 40
-    population: int = 12
-    sample: int = 4
+    evaluations: int = 24
+    population: int = 8
+    sample: int = 3
     blocks: int = 3
     filters: int = 8
     base: str = "efficientnet_nano"
@@ -55,9 +55,9 @@ class Options:
     budget: float = 2.0
     tolerance: float = 0.1
     step: float = 0.1
-    limit: int | None = 10
+    limit: int | None = 8
     epochs: int = 4
-    train: int = 500
+    train: int = 300
     valid: int = 400
     data: str = "digits"
     root: str | None = None
@@ -110,33 +110,34 @@ class SearchResult(Result):
         return figures
 
     def _draw_cells(self) -> Any:
-        figure, axis = style.subplots(width=8.0, height=5.0)
+        figure, axis = plots.subplots(width=8.0, height=5.0)
         scores = 100 * np.array(self.scores)
         number = np.arange(1, len(scores) + 1)
         drawn = number <= self.population
-        axis.plot(number[drawn], scores[drawn], "o", color=style.COLORS["sky"], label="drawn at random")
-        axis.plot(number[~drawn], scores[~drawn], "^", color=style.COLORS["orange"], label="child of a good one")
-        axis.step(number, np.maximum.accumulate(scores), where="post", color=style.COLORS["blue"], label="best so far")
+        axis.plot(number[drawn], scores[drawn], "o", color=plots.SKY, label="drawn at random")
+        axis.plot(number[~drawn], scores[~drawn], "^", color=plots.ORANGE, label="child of a good one")
+        axis.step(number, np.maximum.accumulate(scores), where="post", color=plots.BLUE, label="best so far")
         axis.set(xlabel="networks evaluated", ylabel="validation accuracy (%)", title="regularised evolution in the space of NASNet's cells")
         axis.legend(loc="lower right")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         caption = "best: " + self.best_cells.replace("\n", "\n        ")
         figure.supxlabel(caption, fontsize=8, family="monospace", x=0.02, ha="left")
         return figure
 
     def _draw_scaling(self) -> Any:
-        figure, (left, right) = style.subplots(1, 2, width=11.5, height=4.4, width_ratios=(1.2, 1))
+        figure, (left, right) = plots.subplots(1, 2, width=11.5, height=4.4, width_ratios=(1.2, 1))
         alpha, beta, gamma = np.array(self.coefficients).T
         scores = 100 * np.array(self.scaled_scores)
-        points = left.scatter(alpha, beta, c=scores, s=40 + 260 * (gamma - 1), cmap=style.SEQUENTIAL, edgecolor="#444444", linewidth=0.5, clip_on=False)
+        points = left.scatter(alpha, beta, c=scores, s=40 + 260 * (gamma - 1), cmap=plots.SEQUENTIAL, edgecolor="#444444", linewidth=0.5, clip_on=False)
         best = self.best_coefficients
-        left.scatter(best.alpha, best.beta, s=520, facecolor="none", edgecolor=style.COLORS["vermillion"], linewidth=2, clip_on=False)
+        left.scatter(best.alpha, best.beta, s=520, facecolor="none", edgecolor=plots.VERMILION, linewidth=2, clip_on=False)
         left.set(xlabel="depth factor (alpha)", ylabel="width factor (beta)", title="larger points: larger images (gamma); the ring is the best")
         figure.colorbar(points, ax=left, label="validation accuracy (%)")
         growth = np.array(self.macs) / self.base_macs
-        right.scatter(self.costs, growth, color=style.COLORS["blue"])
+        right.scatter(self.costs, growth, color=plots.BLUE)
         low, high = min(self.costs), max(self.costs)
-        right.plot([low, high], [low, high], color=style.COLORS["orange"], label="counted = formula")
-        right.axhline(self.budget, color=style.COLORS["black"], linewidth=1, linestyle="--", label="budget")
+        right.plot([low, high], [low, high], color=plots.ORANGE, label="counted = formula")
+        right.axhline(self.budget, color=plots.BLACK, linewidth=1, linestyle="--", label="budget")
         right.set(xlabel="cost by the formula", ylabel="multiplications counted, over the base's", title="what whole layers and channels in eights do")
         right.legend(loc="lower right")
         return figure

@@ -123,8 +123,10 @@ def training_loader(recipe: Recipe, dataset: "ImageDataset", num_classes: int, b
     from vtkernels.data import create_loader
 
     data, augment = recipe.data, recipe.augment
+    if len(dataset) < batch_size * distributed.world():
+        refuse("data.batch_size", f"be at most the training set's {len(dataset)} images", data.batch_size)
     statistics = data.statistics(dataset)
-    loader = create_loader(
+    return create_loader(
         dataset,
         batch_size,
         train=True,
@@ -138,9 +140,6 @@ def training_loader(recipe: Recipe, dataset: "ImageDataset", num_classes: int, b
         repeats=augment.repeats,
         on_corrupt=data.on_corrupt,
     )
-    if not len(loader):
-        refuse("data.batch_size", f"be at most the training set's {len(dataset)} images", data.batch_size)
-    return loader
 
 
 def validation_loader(recipe: Recipe, dataset: "ImageDataset", batch_size: int, device: torch.device) -> "Loader":

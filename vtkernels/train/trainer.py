@@ -134,6 +134,8 @@ class Trainer:
     # ---- an epoch --------------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
+        if self.files is not None:
+            self.files.prepare()
         if not self._resumed:
             if self.files is not None and self.files.holds_run:
                 check.fail("Trainer.fit", "folder", "hold no run yet", str(self.folder), "resume() it, or take another folder", FileExistsError)

@@ -71,6 +71,13 @@ def test_more_epochs_than_at_first(tmp_path):
     assert [record.epoch for record in history.epochs] == [1, 2, 3]
 
 
+def test_another_precision_than_at_first(tmp_path):
+    trainer(tmp_path, epochs=1).fit()
+    again = trainer(tmp_path, precision="float16").resume()
+    assert again.precision.scaler.get_scale() == 2.0**16
+    assert len(again.fit().epochs) == 2
+
+
 def test_a_finished_run_is_not_repeated(tmp_path):
     seen = Losses()
     trainer(tmp_path).fit()

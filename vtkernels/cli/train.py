@@ -77,7 +77,7 @@ def _resume(options: argparse.Namespace, rest: list[str]) -> int:
         trainer = build(recipe, folder=folder, observers=_observers(folder, options), device=device)
         try:
             trainer.resume()
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, KeyError) as error:
             raise RecipeError(f"{folder}: the checkpoint must fit the recipe, got: {error}; leave out what was changed, or begin a new run") from error
         return _fit(trainer)
 

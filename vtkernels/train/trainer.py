@@ -269,6 +269,8 @@ class Trainer:
 
     def _judge(self, record: EpochRecord) -> None:
         metrics = record.ema or record.valid
+        if not metrics:
+            check.fail("Trainer", "valid_loader", "have samples", "none", "None evaluates nothing")
         if self.settings.monitor not in metrics:
             check.fail("Settings", "monitor", f"be one of {', '.join(metrics)}", repr(self.settings.monitor), "these are what the task evaluates")
         metric = metrics[self.settings.monitor]

@@ -111,7 +111,8 @@ def test_help_shows_types_defaults_and_words(capsys):
 
 def test_every_choice_is_told():
     assert {choice.path for choice in choices(get_recipe("swin_t_drloc"))} == {
-        *("augment.crop", "augment.policy", "mix", "erase", "task", "task.inner", "task.inner.loss", "optim", "optim.scaling", "sam", "schedule")
+        *("model.trained", "data.relabel", "unlabelled", "augment", "augment.crop", "augment.policy", "mix", "erase", "task", "task.inner"),
+        *("task.inner.loss", "optim", "optim.scaling", "sam", "schedule"),
     }
 
 
@@ -146,6 +147,9 @@ def test_smoke_trains_resumes_and_starts_again(capsys, monkeypatch, tmp_path):
     assert cli.main(["train", "--resume", "--no-report", "--train.epochs", "2"]) == 0
     epochs = [record["epoch"] for line in (run / "log.jsonl").read_text().splitlines() if (record := json.loads(line))["kind"] == "epoch"]
     assert epochs == [1, 2]
+    # what the checkpoint does not fit is told
+    assert cli.main(["train", "--resume", "--no-report", "--train.epochs", "3", "--data.batch-size", "12"]) == 2
+    assert "batch_size 24 then and 12 now" in capsys.readouterr().err
     # anew from its recipe, beside it
     assert cli.main(["train", "--from", "runs/smoke/recipe.json", "--no-report", "--train.epochs", "1"]) == 0
     assert Path("runs/smoke-2/recipe.json").exists()

@@ -117,18 +117,13 @@ def test_back_to_the_last_good_state_with_a_lower_rate(tmp_path, caplog):
         def on_step(self, record):
             self.rates.append((record.step, record.lr))
 
-    log = logging.getLogger("vtkernels")
-    level = log.level
     seen = Heal()
     made = trainer(tmp_path, train=data, step_back=2, save_every_updates=2, schedule=lambda update: 0.1, observers=[seen])
-    log.setLevel(logging.WARNING)
     # the set is sound again after it was bad once
     original = made.files.read
     made.files.read = lambda *args: (setattr(data.samples.dataset, "left", 10**6), original(*args))[1]
-    try:
+    with caplog.at_level(logging.WARNING, "vtkernels"):
         history = made.fit()
-    finally:
-        log.setLevel(level)
     assert "back to update 4, and on with 0.5 times the learning rate" in caplog.text
     assert seen.rates[3:5] == [(4, 0.1), (5, 0.05)] and len(history.epochs) == 2
     # what is left of the rate is part of the run
@@ -198,8 +193,11 @@ def test_no_space_while_writing_and_while_flushing(tmp_path, monkeypatch, stage)
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
+    seen = Losses()
     with pytest.raises(CheckpointError, match="could not be written"):
-        trainer(tmp_path / "file" / "run", epochs=1).fit()
+        trainer(tmp_path / "file" / "run", epochs=1, observers=[seen]).fit()
+    # before anything was spent on it
+    assert not seen.records
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone", "text"])
@@ -215,13 +213,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage, cap
     path.unlink()
     if new is not None:
         path.write_bytes(new)
-    log = logging.getLogger("vtkernels")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
+    with caplog.at_level(logging.WARNING, "vtkernels"):
         again = trainer(tmp_path).resume()
-    finally:
-        log.setLevel(level)
     assert again.progress.update == 6 and again.progress.in_epoch == 6
     assert ("damaged" in caplog.text) == (damage != "gone")
     assert len(again.fit().epochs) == 2
@@ -281,10 +274,10 @@ def test_an_observer_that_fails_is_left_behind(caplog):
             raise OSError("the disk of the logs is full")
 
     failing, seen = Failing(), Losses()
-    logging.getLogger("vtkernels").setLevel(logging.CRITICAL)
-    trainer(None, observers=[failing, seen]).fit()
-    logging.getLogger("vtkernels").setLevel(logging.ERROR)
+    with caplog.at_level(logging.ERROR, "vtkernels"):
+        trainer(None, observers=[failing, seen]).fit()
     assert failing.calls == 1 and len(seen.records) == 12
+    assert "Failing failed in on_step; training goes on without it" in caplog.text
 
 
 def test_other_errors_pass():

@@ -98,6 +98,8 @@ def test_the_average_is_what_is_judged():
 def test_an_unknown_metric_is_told():
     with pytest.raises(ValueError, match="monitor must be one of loss, top1, top5, got 'accuracy'"):
         trainer(None, epochs=1, monitor="accuracy").fit()
+    with pytest.raises(ValueError, match="valid_loader must have samples, got none"):
+        trainer(None, epochs=1, valid=[]).fit()
 
 
 @pytest.mark.parametrize(
@@ -111,6 +113,7 @@ def test_an_unknown_metric_is_told():
         {"parallel": "tensor"},
         {"monitor_mode": "up"},
         {"step_back_factor": 1.0},
+        {"step_back": -1},
         {"clip_mode": "length"},
         {"parallel": "fsdp2", "channels_last": True},
     ],

@@ -13,6 +13,8 @@ USAGE = """vtkernels train RECIPE [options] [--FIELD VALUE ...]
        vtkernels train --from runs/x/recipe.json [options] [--FIELD VALUE ...]
        vtkernels train --resume [runs/x]"""
 RUNS = Path("runs")
+# files, and folders of sharded runs
+CHECKPOINTS = ("last.pt", "previous.pt", "last", "previous")
 
 
 def train(arguments: list[str]) -> int:
@@ -74,7 +76,12 @@ def _resume(options: argparse.Namespace, rest: list[str]) -> int:
     # more epochs, another monitor: what does not fit the checkpoint is told by the trainer
     recipe = changed(Recipe.load(folder), rest, f"vtkernels train --resume {folder}")
     with distributed.processes() as device:
-        return _fit(build(recipe, folder=folder, observers=_observers(folder, options), device=device).resume())
+        trainer = build(recipe, folder=folder, observers=_observers(folder, options), device=device)
+        try:
+            trainer.resume()
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise RecipeError(f"{folder}: the checkpoint must fit the recipe, got: {error}; leave out what was changed, or begin a new run") from error
+        return _fit(trainer)
 
 
 def _fit(trainer: Trainer) -> int:
@@ -102,7 +109,7 @@ def _free_folder(name: str) -> Path:
 
 
 def _latest_run() -> Path:
-    found = [path.parent for path in RUNS.glob("*/recipe.json") if any((path.parent / name).exists() for name in ("last.pt", "previous.pt"))]
+    found = [path.parent for path in RUNS.glob("*/recipe.json") if any((path.parent / name).exists() for name in CHECKPOINTS)]
     if not found:
         raise RecipeError(f"--resume must be given a run's folder where {RUNS}/ holds none, got nothing; `vtkernels train RECIPE` begins one")
     return max(found, key=lambda folder: (folder / "recipe.json").stat().st_mtime)

@@ -148,7 +148,10 @@ def save_model(model: nn.Module, folder: Path, state: dict[str, Tensor] | None =
     folder.mkdir(parents=True, exist_ok=True)
     state = model.state_dict() if state is None else state
     # the format knows no two names for one memory
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, folder / "model.safetensors", {"format": "pt"})
+    weights = folder / "model.safetensors"
+    save_file({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, weights, {"format": "pt"})
+    # it is written for its owner only; whoever may read the folder may read it
+    weights.chmod(folder.stat().st_mode & 0o666)
     config = getattr(model, "config", None)
     if getattr(model, "variant", None) is not None and dataclasses.is_dataclass(config):
         values = dataclasses.asdict(config)

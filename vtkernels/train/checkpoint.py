@@ -5,6 +5,7 @@ import errno
 import os
 import pickle
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,12 @@ def atomically(path: Path, keep: Path | None = None) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno in FULL:
             raise CheckpointError(error.errno, f"no space is left to write {path}; make room, and go on") from error
         raise
+
+
+def probe(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def take_place(beside: Path, path: Path, keep: Path | None = None) -> None:

@@ -8,6 +8,10 @@ class NonFiniteLoss(ArithmeticError):
 class CheckpointError(OSError):
     """A checkpoint could not be written or read."""
 
+    def __str__(self) -> str:
+        # the message says it in words: no number before it
+        return self.strerror or super().__str__()
+
 
 class LoaderDied(RuntimeError):
     """A process that reads data was killed."""

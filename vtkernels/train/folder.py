@@ -30,6 +30,10 @@ class RunFolder:
     def holds_run(self) -> bool:
         return self.last.exists() or self.previous.exists()
 
+    def prepare(self) -> None:
+        """Fails where nothing can be written, before hours are spent on what could not be kept."""
+        self._on_first(lambda: checkpoint.probe(self.path))
+
     def write(self, state: dict[str, Any], best: bool = False) -> Path:
         """The last checkpoint; the one before stays, should this one be damaged. Fails in all processes if it fails in one."""
         if self.is_sharded:

@@ -77,6 +77,8 @@ class Settings:
         for name in ("epochs", "accumulate", "log_every", "eval_every"):
             if getattr(self, name) < 1:
                 check.fail("Settings", name, "be at least 1", getattr(self, name))
+        if self.step_back < 0:
+            check.fail("Settings", "step_back", "be at least 0", self.step_back)
         for name in ("clip_norm", "save_every_minutes", "save_every_updates"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 check.fail("Settings", name, "be above 0, or None", getattr(self, name))

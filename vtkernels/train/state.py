@@ -65,7 +65,9 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> None:
     own = processes[trainer.rank]
     trainer.task.load_state_dict(state["task"])
     trainer.optimizer.load_state_dict(state["optimizer"])
-    trainer.precision.scaler.load_state_dict(state["scaler"])
+    # empty where the run was not in float16 until now
+    if state["scaler"]:
+        trainer.precision.scaler.load_state_dict(state["scaler"])
     for field in fields(trainer.progress):
         setattr(trainer.progress, field.name, state["progress"][field.name])
     trainer.history.load_state_dict(state["history"])

@@ -134,6 +134,8 @@ class Trainer:
     # ---- an epoch --------------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
+        if self.files is not None:
+            self.files.prepare()
         if not self._resumed:
             if self.files is not None and self.files.holds_run:
                 check.fail("Trainer.fit", "folder", "hold no run yet", str(self.folder), "resume() it, or take another folder", FileExistsError)
@@ -267,6 +269,8 @@ class Trainer:
 
     def _judge(self, record: EpochRecord) -> None:
         metrics = record.ema or record.valid
+        if not metrics:
+            check.fail("Trainer", "valid_loader", "have samples", "none", "None evaluates nothing")
         if self.settings.monitor not in metrics:
             check.fail("Settings", "monitor", f"be one of {', '.join(metrics)}", repr(self.settings.monitor), "these are what the task evaluates")
         metric = metrics[self.settings.monitor]

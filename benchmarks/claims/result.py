@@ -151,7 +151,7 @@ def draw_lines(axes: Any, result: dict[str, Any]) -> None:
     axes.set_xticks(result["places"], [f"{place:g}" for place in result["places"]])
     axes.minorticks_off()
     axes.set(xlabel=result["place_label"], ylabel=result["label"], title="arms")
-    axes.legend(fontsize=8, ncols=2)
+    axes.legend(fontsize=8, ncols=2, handlelength=3.5)
 
 
 def error_of(cell: dict[str, Any]) -> list[list[float]]:

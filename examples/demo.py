@@ -41,9 +41,10 @@ def main() -> int:
     # the last epoch's, not the best one's: nothing was chosen by these images
     reached = history.epochs[-1].ema["top1"]
     print(f"\n{reached:.2%} of the held-out digits after {time.perf_counter() - started:.0f} s; above {BAR:.0%} was to be reached")
-    print(f"curves, confusion matrix, worst examples and maps: {(options.folder / 'report.html').resolve()}")
+    page = (options.folder / "report.html").resolve()
+    print(f"curves, confusion matrix, worst examples and maps: {page}" if page.exists() else f"{page} could not be written; see the messages above")
     print(f"evaluate it: vtkernels eval {options.folder} --corruptions generated")
-    return 0 if reached > BAR or options.epochs else 1
+    return 0 if page.exists() and (reached > BAR or options.epochs) else 1
 
 
 def seconds_of_updates(recipe: Recipe) -> tuple[float, float]:
@@ -83,8 +84,8 @@ def backend_of_all_ops(name: str) -> Iterator[None]:
 
 
 def forget(folder: Path) -> None:
-    """An earlier demo's checkpoints, which a new run would not overwrite."""
-    for name in ("last.pt", "previous.pt", "best.pt"):
+    """What an earlier demo left, so that nothing of it is taken for this one's."""
+    for name in ("last.pt", "previous.pt", "best.pt", "report.html"):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -221,7 +221,26 @@ def vit_linear(*, lr: float, total: float, warmup: float, final_lr: float = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
-class InEpochs(Schedule):
+class _Around(Schedule):
+    """Another schedule, seen differently."""
+
+    schedule: Schedule
+
+    def observe(self, metric: float, t: float) -> None:
+        self.schedule.observe(metric, t)
+
+    def scaled(self, factor: float) -> Self:
+        return replace(self, schedule=self.schedule.scaled(factor))
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.schedule.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.schedule.load_state_dict(state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InEpochs(_Around):
     """A schedule whose unit is the epoch, asked by the number of the update.
 
     Args:
@@ -231,7 +250,6 @@ class InEpochs(Schedule):
         lag: epochs that the rate stays behind: 1 for codes that set it at the end of an epoch from that epoch's number (DeiT).
     """
 
-    schedule: Schedule
     updates_per_epoch: int
     each_update: bool = False
     lag: float = 0
@@ -249,21 +267,11 @@ class InEpochs(Schedule):
     def observe(self, metric: float, t: float) -> None:
         self.schedule.observe(metric, self._epoch(t))
 
-    def scaled(self, factor: float) -> Self:
-        return replace(self, schedule=self.schedule.scaled(factor))
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.schedule.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.schedule.load_state_dict(state)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Noisy(Schedule):
+class Noisy(_Around):
     """Another schedule's rate times 1 + n from `start` to before `end`, n normal but below `limit` in size: timm's noise, to the number."""
 
-    schedule: Schedule
     start: float = 0
     end: float = math.inf
     limit: float = 0.67
@@ -282,18 +290,6 @@ class Noisy(Schedule):
             noise = torch.randn(1, generator=generator).item()
             if abs(noise) < self.limit:
                 return noise
-
-    def observe(self, metric: float, t: float) -> None:
-        self.schedule.observe(metric, t)
-
-    def scaled(self, factor: float) -> Self:
-        return replace(self, schedule=self.schedule.scaled(factor))
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.schedule.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.schedule.load_state_dict(state)
 
 
 class Plateau(Schedule):

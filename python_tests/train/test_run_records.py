@@ -88,6 +88,19 @@ def test_early_stopping():
     assert scripted([1.0, float("nan"), float("nan"), 9.0], patience=2).best.epoch == 1
 
 
+def test_more_patience_goes_on_with_a_run_that_stopped(tmp_path):
+    def stopped_after(values, resume, **options):
+        made = trainer(tmp_path, epochs=4, **options)
+        metrics = iter(values)
+        made.evaluate = lambda: {"top1": next(metrics), "loss": 1.0}
+        return (made.resume() if resume else made).fit()
+
+    assert len(stopped_after([2.0, 1.0], False, patience=1).epochs) == 2
+    assert len(stopped_after([], True, patience=1).epochs) == 2
+    history = stopped_after([1.0, 3.0], True, patience=3)
+    assert [record.epoch for record in history.epochs] == [1, 2, 3, 4] and not history.stopped
+
+
 def test_the_average_is_what_is_judged():
     made = trainer(None, epochs=2, ema_decay=0.5)
     metrics = iter([{"top1": 0.9}, {"top1": 0.1}, {"top1": 0.1}, {"top1": 0.2}])

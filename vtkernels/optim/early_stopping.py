@@ -51,3 +51,6 @@ class EarlyStopping:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value)
+        if self.patience is None or self.counter < self.patience:
+            # with more patience than it had when it stopped, there is more to come
+            self.stopped_index = None

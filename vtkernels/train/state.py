@@ -72,6 +72,8 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> None:
         setattr(trainer.progress, field.name, state["progress"][field.name])
     trainer.history.load_state_dict(state["history"])
     trainer.stopping.load_state_dict(state["stopping"])
+    if not trainer.stopping.should_stop:
+        trainer.history.stopped = ""
     for name in ("schedule", "ema"):
         part = getattr(trainer, name)
         if hasattr(part, "load_state_dict"):

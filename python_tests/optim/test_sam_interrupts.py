@@ -13,6 +13,15 @@ import vtkernels as vt
 from vtkernels.optim import sam as sam_module
 from vtkernels.optim.interrupts import uninterrupted
 
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_interrupts():
+    """As on a terminal: a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 WHEN = pytest.mark.parametrize("when", ["before", "after"])
 
 

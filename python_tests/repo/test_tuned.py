@@ -14,6 +14,7 @@ from vtkernels._core import gpu, testing, tune, tuned
 from vtkernels._core.op import OPS, Backend
 from vtkernels._core.testing import BenchCase
 from vtkernels._core.tuned import Entry
+from vtkernels.ops.jsd import op as jsd
 
 DEVICE, NAME = torch.device("cuda"), "Fake GPU 9000"
 
@@ -173,6 +174,8 @@ def fake_op(folders, monkeypatch):
 
     backend = Backend("triton", lambda phase, call: None, {phase: launch(phase) for phase in reference.phases})
     monkeypatch.setitem(OPS["jsd_consistency"]._loaded, "triton", backend)
+    # which backend runs a call is remembered there: neither the real ones now, nor the fake one afterwards
+    monkeypatch.setattr(jsd, "_KNOWN", {})
     case = next(case for case in testing.cases("jsd_consistency") if case.name == "cifar")
     monkeypatch.setattr(testing, "gpu_cases", lambda op: [BenchCase(case.name, case.why, case.make)])
 

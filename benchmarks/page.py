@@ -16,6 +16,9 @@ STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-wi
 table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .2em .8em; text-align: right; border-bottom: 1px solid #ddd }
 th:first-child, td:first-child { text-align: left } img { max-width: 100% } .faster { color: #0072b2 } .slower { color: #d55e00 }"""
 TIMES = {"ms": "ms", "us": "us", "images_per_s": "images/s"}
+# sides that are no peers: ours, and what a benchmark measures beside
+OURS = ("vtkernels", "trainer")
+BESIDE = ("control", "kernel")
 
 
 def write(results: dict[Path, Result], folder: Path, failed: dict[str, str]) -> Path:
@@ -47,7 +50,7 @@ def _where(result: Result) -> str:
 def _table(result: Result) -> str:
     """A row a measurement: our time, how many times as fast as each peer, share of the limit, memory, error against float64."""
     rows = [row for row in result["rows"] if _times(row)]
-    peers = list(dict.fromkeys(name for row in rows for name in _times(row)[1] if not name.startswith(("vtkernels", "control", "kernel"))))
+    peers = list(dict.fromkeys(name for row in rows for name in _times(row)[1] if not name.startswith((*OURS, *BESIDE))))
     more = {"share of the limit": _share, "memory, MB": _memory, "largest error": _error}
     columns = {title: [tell(row) for row in rows] for title, tell in more.items()}
     columns = {title: told for title, told in columns.items() if any(told)}
@@ -55,7 +58,7 @@ def _table(result: Result) -> str:
     lines = []
     for index, row in enumerate(rows):
         unit, times = _times(row)
-        ours = times.get("vtkernels")
+        ours = next((times[name] for name in OURS if name in times), None)
         cells = [_label(row), f"{ours:.3g} {TIMES[unit]}" if ours else "refused"]
         cells += [_ratio(unit, ours, times.get(peer)) for peer in peers]
         cells += [told[index] for told in columns.values()]
@@ -72,7 +75,8 @@ def _label(row: dict[str, Any]) -> str:
     if "task" in row:
         return escape(f"{row['task']}, {row['side']} x {row['side']}")
     name = row.get("name") or f"{row['classes']} classes, batch {row['batch']}"
-    return escape(f"{name}, {plots.TITLES.get(row['phase'], row['phase'])}")
+    of_row = row.get("phase") or row["optimizer"]
+    return escape(f"{name}, {plots.TITLES.get(of_row, of_row)}")
 
 
 def _ratio(unit: str, ours: float | None, theirs: float | None) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from test_recipe_values import AUGMIX, DEIT, DRLOC, RATES, SMALL_SWIN, SWIN, VIT, value_at
+from test_recipe_values import AUGMIX, DEIT, DRLOC, RATES, SMALL_SWIN, SWIN, VIT, assert_resolved_as, value_at
 from test_recipe_values import TABLE as FIRST_TABLE
 
 from vtkernels.recipes import Recipe, RecipeError, choices_of, describe_recipe, get_recipe, list_recipes
@@ -332,11 +332,7 @@ def differences(first, second, path: str = "") -> set[str]:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_resolved_values_are_the_tables_of_all_families(name):
-    recipe = get_recipe(name).resolved(world=8)
-    assert recipe.name == name
-    for path, published in TABLE[name].items():
-        found = value_at(recipe, path)
-        assert found == (pytest.approx(published, rel=1e-12) if isinstance(published, float) else published), path
+    assert_resolved_as(name, TABLE[name])
 
 
 @pytest.mark.parametrize("row", ROWS)

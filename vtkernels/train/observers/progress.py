@@ -85,7 +85,7 @@ class Progress(Observer):
         return f"epoch {min(int(epoch) + 1, self._trainer.settings.epochs)}/{self._trainer.settings.epochs}"
 
     def _seconds_left(self, step: int) -> float:
-        """From the mean of this session, evaluations and savings included."""
+        """From the mean since training began or was resumed, evaluations and savings included."""
         done = step - self._first
         return (time.monotonic() - self._began) / done * (self._trainer.total_updates - step) if done else float("inf")
 

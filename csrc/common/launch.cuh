@@ -4,9 +4,7 @@
 #include <torch/csrc/stable/accelerator.h>
 
 #include "common/abi.h"
-
-// Only torch's CUDA builds have it. Weak, so that a library with CUDA kernels loads, and says why it cannot run them, everywhere.
-extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
+#include "common/cuda_stream.h"
 
 namespace vtk {
 
@@ -18,9 +16,10 @@ __device__ inline void* dynamic_shared() {
 class Launch {
  public:
   explicit Launch(const Tensor& tensor) : guard_(tensor.get_device_index()) {
-    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr, "this torch was built without CUDA");
+    const CurrentStream current_stream = current_cuda_stream();
+    STD_TORCH_CHECK(current_stream != nullptr, "this torch was built without CUDA");
     void* stream = nullptr;
-    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream) == 0, "torch has no current CUDA stream");
+    STD_TORCH_CHECK(current_stream(tensor.get_device_index(), &stream) == 0, "torch has no current CUDA stream");
     stream_ = static_cast<cudaStream_t>(stream);
   }
 

@@ -57,8 +57,14 @@ def known_isas(cxx: str) -> dict[str, str]:
     return {name: flags for name, flags in ISAS.items() if subprocess.run(f"{test} {flags}".split(), capture_output=True).returncode == 0}
 
 
+def nvcc() -> str:
+    """CUDA's compiler: the one on PATH, else where installers put it."""
+    homes = os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"
+    return shutil.which("nvcc") or next((path for home in homes if home and (path := shutil.which("nvcc", path=f"{home}/bin"))), "nvcc")
+
+
 def cuda_sources(mode: str) -> list[Path]:
-    trial = f"nvcc {CUDA_FLAGS} -x cu -c {os.devnull} -o {shlex.quote(str(BUILD / 'trial.o'))}"
+    trial = f"{nvcc()} {CUDA_FLAGS} -x cu -c {os.devnull} -o {shlex.quote(str(BUILD / 'trial.o'))}"
     reason = "nvcc is missing, older than 12.8, or at odds with the C++ compiler" if mode != "cpu" and subprocess.getstatusoutput(trial)[0] else ""
     if mode == "cuda" and reason:
         raise Skip(reason)
@@ -75,9 +81,9 @@ def link(target: str, cxx: str, units: list[tuple[str, Path, str]], libraries: s
     with open(BUILD / f"{target}.ninja", "w") as file:
         graph = Writer(file)
         graph.rule("cxx", f"{cxx} $flags -MMD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc", description="compile $out")
-        graph.rule("nvcc", "nvcc $flags -MD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc", description="compile $out")
+        graph.rule("nvcc", f"{nvcc()} $flags -MD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc", description="compile $out")
         # nvcc knows where its run-time library lies
-        linker = "nvcc" if any(source.suffix == ".cu" for _, source, _ in units) else cxx
+        linker = nvcc() if any(source.suffix == ".cu" for _, source, _ in units) else cxx
         graph.rule("link", f"{linker} -shared $in {libraries} -o $out", description="link $out")
         for name, source, flags in units:
             graph.build(f"{target}.parts/{name}.o", "nvcc" if source.suffix == ".cu" else "cxx", escape_path(str(source)), variables={"flags": flags})
@@ -114,7 +120,7 @@ def build_extension(name: str, mode: str) -> None:
         return link(name, cxx, variants(once, [imgops / "kernels.cpp"], isas, flags))
     torch = importlib.metadata.version("torch") if importlib.util.find_spec("torch") else None
     facts = {"compiler": subprocess.getoutput(f"{cxx} --version").partition("\n")[0], "flags": FLAGS, "isas": isas, "torch": torch}
-    facts["commit"] = subprocess.getoutput("git rev-parse --short=12 HEAD 2>/dev/null") if (ROOT / ".git").exists() else None
+    facts["commit"] = subprocess.getoutput("git -c safe.directory='*' rev-parse --short=12 HEAD 2>/dev/null") if (ROOT / ".git").exists() else None
     # a unit of its own: a new commit recompiles these two lines, not the bindings
     (info := BUILD / "build_info.cpp").write_text(f'extern const char* const build_info;\nconst char* const build_info = R"json({json.dumps(facts)})json";\n')
     link(name, cxx, [(path.stem, path, f"{FLAGS} {flags}") for path in (info, CSRC / "system" / "bindings.cpp")])

@@ -7,7 +7,7 @@ First the machine's limits, measured in this process; then each op x backend x d
 poisoned, twice, and SAM's launches, CUDA graphs and waits; then device times of every op beside its peers, interleaved and with a
 cold cache, each with the bar it has to clear; window attention's kernels launched in other ways; SAM steps. The clock is asked
 before every step, steps are ordered by what they tell, and what did not fit is listed in the JSON under "skipped", what
-failed under "failed". The JSON is written after every step.
+failed under "failed". The JSON is written after every step. What breaks the device, or does not end, is ended, and the run goes on behind it.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import gpu_check_sam
+import gpu_correctness
 import gpu_graph
 import gpu_ops
 import gpu_plots
@@ -27,12 +28,10 @@ import sam_problem
 import torch
 from attn_sides import OURS
 from gpu_ops import BATCH, PHASES, Comparison
-from gpu_run import Run, free, interleaved, peak_extra, spread
+from gpu_run import PATIENCE, Run, add_resume, free, interleaved, peak_extra, spread
 from timing import Side
 
 from vtkernels._core import testing
-from vtkernels._core.op import OPS
-from vtkernels._core.testing import Case
 from vtkernels.ops.window_attention import triton as window_triton
 from vtkernels.ops.window_attention.common import LARGEST_TILE
 
@@ -40,11 +39,9 @@ HERE = Path(__file__).parent
 MINUTES = 8.0
 # of them, at most this share for correctness: compilation, a second or two a case, is what takes the time
 CORRECTNESS_SHARE = 0.45
-BACKENDS = {"cuda": ("triton", "cuda", "reference"), "cpu": ("cpu",)}
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 ROUNDS = {"cuda": 25, "cpu": 1}
-# seconds that must be left for a step; the second waits for torch.compile
-STEP, COMPILING_STEP = 15, 60
+# seconds that must be left for a step, and after which it is ended; those of COMPILING wait for torch.compile
+STEP, COMPILING_STEP, COMPILING_PATIENCE = 15, 60, 240.0
 # of the time, what may be spent before peers are compiled no more
 COMPILING_SHARE = 0.85
 
@@ -54,20 +51,24 @@ def main() -> int:
     parser.add_argument("--dry", action="store_true", help="run the script itself on a CPU, at sizes that show nothing")
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--out", type=Path, help="folder of the result (default benchmarks/results, dry benchmarks/out)")
+    add_resume(parser)
     options = parser.parse_args()
     if not options.dry and not torch.cuda.is_available():
         print("gpu_check: expected a CUDA device, this torch sees none; --dry tries the script without one", file=sys.stderr)
         return 2
-    device = "cpu" if options.dry else "cuda"
-    run = Run("gpu_check", device, options.minutes, options.out or HERE / ("out" if options.dry else "results"), options.dry)
+    folder = options.out or HERE / ("out" if options.dry else "results")
+    run = Run("gpu_check", "cpu" if options.dry else "cuda", options.minutes, folder, options.dry, options.resume)
     return check(run, gpu_ops.comparisons(4)[: len(gpu_ops.FAMILIES)] if options.dry else gpu_ops.comparisons(BATCH))
 
 
 def check(run: Run, comparisons: list[Comparison]) -> int:
-    limits = run.attempt("the machine's limits", lambda: peaks.measure(run.device))
+    limits = run.attempt("the machine's limits", lambda: peaks.measure(run.device), again=True)
     run.result["limits"] = limits and limits.as_json()
-    check_all(run)
-    run.result["rows"] = []
+    gpu_correctness.check_all(run, CORRECTNESS_SHARE * run.clock.seconds, 0 if run.dry else gpu_correctness.PROCESSES)
+    if not run.dry:
+        check_sam(run)
+    for rows in ("rows", "sam"):
+        run.result.setdefault(rows, [])
     first, rest = comparisons[: len(gpu_ops.FAMILIES)], comparisons[len(gpu_ops.FAMILIES) :]
     for comparison in first:
         time_op(run, comparison, limits)
@@ -83,56 +84,10 @@ def check(run: Run, comparisons: list[Comparison]) -> int:
     return status
 
 
-def check_all(run: Run) -> None:
-    """Every op, backend and dtype, by the tolerance rule and repeated to the bit; representative cases first."""
-    run.result["refused"], checked = {}, 0
-    for op, case, dtype, backend in _checks(run):
-        name = f"{op} on {backend}: {case.name} in {_short(dtype)}"
-        found = run.attempt(f"correctness of {name}", partial(_problems, op, case, dtype, backend, run.device), 5, CORRECTNESS_SHARE)
-        if isinstance(found, str):
-            run.result["refused"][name] = found
-        else:
-            checked += _note(run, name, found)
-    for name, work in ({} if run.dry else run.attempt("data of the checks of SAM", _gpu_only) or {}).items():
-        checked += _note(run, name, run.attempt(name, work, 10, CORRECTNESS_SHARE + 0.05))
-    run.result["checked"] = checked
-
-
-def _note(run: Run, name: str, found: list[str] | None) -> bool:
-    if found is None:
-        return False
-    run.result["wrong"] += found
-    print(f"{'WRONG' if found else 'right'}  {name}", flush=True)
-    return True
-
-
-def _checks(run: Run) -> list[tuple[str, Case, torch.dtype, str]]:
-    rows = [
-        (op, case, dtype, name)
-        for op in OPS
-        for case in testing.cases(op)
-        for dtype in DTYPES
-        for name in BACKENDS[run.device]
-        if name in OPS[op].backend_names
-    ]
-    if run.dry:
-        first = {op: next(case.name for case in testing.cases(op) if case.representative) for op in OPS}
-        return [row for row in rows if row[1].name == first[row[0]] and row[2] == torch.float32]
-    # the representative cases in every dtype, then the rest dtype by dtype; the reference has only its dtypes to show, and
-    # multi-tensor kernels treat their dtypes alike
-    rows = [row for row in rows if row[1].representative or row[3] != "reference" and (testing.has_gradients(row[0]) or row[2] == torch.float32)]
-    return sorted(rows, key=lambda row: (not row[1].representative, DTYPES.index(row[2])))
-
-
-def _problems(op: str, case: Case, dtype: torch.dtype, backend: str, device: str) -> list[str] | str:
-    """What is wrong; or, as a sentence, why the backend does not run the case."""
-    if reason := testing.why_not(op, case.inputs(dtype, device), backend):
-        return reason
-    with testing.poisoned_memory():
-        first, second = (testing.run_case(op, case.inputs(dtype, device), backend) for _ in range(2))
-    wrong = [str(verdict) for verdict in testing.judge_outcome(op, backend, case, dtype, first, device) if not verdict.passed]
-    differing = [quantity for quantity, value in first.items() if not torch.equal(value, second[quantity])]
-    return wrong + [f"{op}, backend {backend}, case {case.name}, {_short(dtype)}: {quantity} differs from run to run" for quantity in differing]
+def check_sam(run: Run) -> None:
+    """SAM's launches, CUDA graphs and waits, which the op's contract does not know."""
+    for name, work in (run.attempt("data of the checks of SAM", _gpu_only, again=True) or {}).items():
+        gpu_correctness.note(run, name, run.attempt(name, work, 10, CORRECTNESS_SHARE + 0.1))
 
 
 def _gpu_only() -> dict[str, Callable[[], list[str]]]:
@@ -142,17 +97,18 @@ def _gpu_only() -> dict[str, Callable[[], list[str]]]:
 
 
 def time_op(run: Run, comparison: Comparison, limits: peaks.Peaks | None, compiled: bool = False) -> None:
-    """Rows of one shape beside eager or compiled peers, unless what its op computes here has been found wrong."""
-    if any(line.startswith(f"{comparison.op},") for line in run.result["wrong"]):
-        run.result["skipped"].append(f"times of {comparison.name}: the op is wrong here")
-        return
+    """Rows of one shape beside eager or compiled peers. Each side passes a gate of its own, so that one odd case which is wrong costs no times."""
     dtype = torch.float32 if run.dry else torch.bfloat16
-    step = (COMPILING_STEP, COMPILING_SHARE) if compiled else (STEP, 1.0)
-    problem = run.attempt(f"data of {comparison.name}", lambda: gpu_ops.FAMILIES[comparison.op].problem(comparison.case, dtype, run.device), *step)
-    for phase in (phase for phase in PHASES if problem is not None and not (compiled and phase == "backward")):
+    seconds, share, patience = (COMPILING_STEP, COMPILING_SHARE, COMPILING_PATIENCE) if compiled else (STEP, 1.0, PATIENCE)
+    phases = [phase for phase in PHASES if not (compiled and phase == "backward")]
+    steps = {phase: f"times of {comparison.name}, {phase}{', compiled peers' if compiled else ''}" for phase in phases}
+    if not any(map(run.wants, steps.values())):
+        return
+    make = partial(gpu_ops.FAMILIES[comparison.op].problem, comparison.case, dtype, run.device)
+    problem = run.attempt(f"data of {comparison.name}", make, seconds, share, again=True)
+    for phase, step in steps.items() if problem is not None else ():
         torch.compiler.reset()
-        work = partial(_row, run, comparison, problem, phase, dtype, compiled, limits)
-        row = run.attempt(f"times of {comparison.name}, {phase}{', compiled peers' if compiled else ''}", work, *step)
+        row = run.attempt(step, partial(_row, run, comparison, problem, phase, dtype, compiled, limits), seconds, share, patience)
         if row is not None:
             run.result["rows"].append(row)
     del problem
@@ -162,6 +118,7 @@ def time_op(run: Run, comparison: Comparison, limits: peaks.Peaks | None, compil
 def _row(run: Run, comparison: Comparison, problem: Any, phase: str, dtype: torch.dtype, compiled: bool, limits: peaks.Peaks | None) -> dict[str, Any]:
     gated = gpu_ops.sides(comparison, problem, phase, compiled, "auto" if run.dry else "triton", run.device)
     facts = {"op": comparison.op, "case": comparison.case.name, "why": comparison.case.why, "phase": phase, "dtype": _short(dtype), "compiled": compiled}
+    facts["wrong"] = sum(line.startswith(f"{comparison.op},") for line in run.result["wrong"])
     facts |= {"bytes": gpu_ops.moved(comparison, phase, dtype), "flops": gpu_ops.flops(comparison, phase)}
     variants = [] if run.dry or comparison.op != "window_attention" or phase == "training" or compiled else _variants(problem, phase)
     row = facts | measured(run, gated.sides, variants, gated.errors, gated.refused, facts["bytes"], facts["flops"], limits)
@@ -202,7 +159,8 @@ def _line(name: str, row: dict[str, Any]) -> str:
     share = "" if row["share_of_copy"] is None else f", {row['share_of_copy']:.0%} of copy"
     ratios = "".join(f", {side} {value:.2f}x" for side, value in row["ratio"].items())
     missed = [bar for bar in row["bars"] if not bar["met"]]
-    return f"{where}: {row['device_ms'][OURS]:.4f} ms{share}{ratios}{' BELOW ITS BAR' if missed else ''}"
+    doubt = f" (the op is wrong in {row['wrong']} checks)" if row.get("wrong") else ""
+    return f"{where}: {row['device_ms'][OURS]:.4f} ms{share}{ratios}{' BELOW ITS BAR' if missed else ''}{doubt}"
 
 
 def _variants(problem: Any, phase: str) -> list[Side]:
@@ -232,7 +190,6 @@ def _launch(call: Any, problem: Any, phase: str, plan: "window_triton.Plan") -> 
 
 def time_sam(run: Run, limits: peaks.Peaks | None) -> None:
     """Whole SAM steps: norm, perturb, restore and the base step."""
-    run.result["sam"] = []
     for model in ("tiny",) if run.dry else gpu_check_sam.MODELS:
         for base in sorted(sam_problem.BASES.values(), key=lambda base: base.name)[: 1 if run.dry else None]:
             row = run.attempt(f"SAM with {base.name} on {model}", partial(_sam_row, run, model, base, limits), STEP)

@@ -27,7 +27,7 @@ import gpu_plots
 import peaks
 import torch
 from attn_sides import OURS
-from gpu_run import Run, free, told
+from gpu_run import Clock, Run, add_resume, free, told
 from peers.window_attention import Unavailable
 from timing import Side
 from torch import Tensor, nn
@@ -42,6 +42,10 @@ SAM = f"{OURS} SAM"
 # of Swin-T against ViT-S, same dtype and compile mode
 GOALS = {"inference": 0.7, "training": 0.65}
 BATCHES_IN_TURN = 4
+# milliseconds a sample need not exceed
+SAMPLE = 600.0
+# seconds that all sides of a model may take, compiled or not
+PATIENCE = 420.0
 # what rounding may make of logits: this often what it makes of timm's own
 TOLERANCE = 3.0
 
@@ -50,7 +54,7 @@ TOLERANCE = 3.0
 class Plan:
     batch: int = 128
     rounds: int = 5
-    # calls in a sample
+    # calls in a sample, at most
     calls: int = 10
     compiled: bool = True
     image: int | None = None
@@ -66,23 +70,27 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=25.0)
     parser.add_argument("--dry", action="store_true", help="a tiny model on a CPU, one round")
     parser.add_argument("--out", type=Path, help="folder of the result (default benchmarks/results, dry benchmarks/out)")
+    add_resume(parser)
     options = parser.parse_args()
     if not options.dry and not torch.cuda.is_available():
         print("gpu_models: expected a CUDA device, this torch sees none; --dry tries the script without one", file=sys.stderr)
         return 2
-    run = Run("gpu_models", "cpu" if options.dry else "cuda", options.minutes, options.out or HERE / ("out" if options.dry else "results"), options.dry)
+    folder = options.out or HERE / ("out" if options.dry else "results")
+    run = Run("gpu_models", "cpu" if options.dry else "cuda", options.minutes, folder, options.dry, options.resume)
     if options.dry:
         return measure(run, ["vit_tiny_patch16_224"], options.modes, Plan(batch=1, rounds=1, calls=1, compiled=False, image=64))
     return measure(run, options.models, options.modes, Plan(options.batch, options.rounds, compiled=not options.no_compile))
 
 
 def measure(run: Run, models: list[str], modes: list[str], plan: Plan) -> int:
-    limits = run.attempt("the machine's limits", lambda: peaks.measure(run.device))
-    run.result |= {"limits": limits and limits.as_json(), "plan": vars(plan), "rows": []}
+    limits = run.attempt("the machine's limits", lambda: peaks.measure(run.device), again=True)
+    run.result |= {"limits": limits and limits.as_json(), "plan": vars(plan)}
+    run.result.setdefault("rows", [])
     for compiled in (False, True)[: 1 + plan.compiled]:
         for mode in modes:
             for name in models:
-                row = run.attempt(f"{mode} of {name}{COMPILED * compiled}", partial(_row, run, name, mode, compiled, plan), 60 if compiled else 30)
+                work = partial(_row, run, name, mode, compiled, plan)
+                row = run.attempt(f"{mode} of {name}{COMPILED * compiled}", work, 60 if compiled else 30, patience=PATIENCE)
                 if row is not None:
                     run.result["rows"].append(row)
                     run.result["goals"] = goals(run.result["rows"])
@@ -113,7 +121,7 @@ def _row(run: Run, name: str, mode: str, compiled: bool, plan: Plan) -> dict[str
         sides.append(Side(label, candidate))
         if memory is not None:
             row["peak_GB"][label] = memory / 1e9
-    times, failed = _times(sides, plan, run.device)
+    times, failed = _times(sides, plan, run.device, run.clock)
     row["refused"] |= failed
     row["ms"] = {label: statistics.median(found) for label, found in times.items()}
     row["images_per_second"] = {label: 1e3 * plan.batch / milliseconds for label, milliseconds in row["ms"].items()}
@@ -243,21 +251,26 @@ class Bench:
         return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
 
 
-def _times(sides: list[Side], plan: Plan, device: str) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Milliseconds of a step of each side in each round, as a training loop sees them; and why a side has none."""
+def _times(sides: list[Side], plan: Plan, device: str, clock: Clock) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Milliseconds of a step of each side in each round, as a training loop sees them; and why a side has none. When the time is over, fewer rounds."""
     times: dict[str, list[float]] = {side.name: [] for side in sides}
     failed: dict[str, str] = {}
-    for turn in range(-1, plan.rounds):
-        for side in sides[turn % len(sides) :] + sides[: turn % len(sides)] if sides else ():
+    calls = dict.fromkeys(times, 1)
+    for turn in range(-1, plan.rounds) if sides else ():
+        if turn > 0 and not clock.allows(0.0):
+            break
+        for side in sides[turn % len(sides) :] + sides[: turn % len(sides)]:
             if side.name in failed:
                 continue
             try:
-                milliseconds = _sample(side, plan.calls, device)
+                milliseconds = _sample(side, calls[side.name], device)
             except Exception as error:  # out of memory, most likely
                 failed[side.name] = told(error)
                 free(device)
                 continue
-            if turn >= 0:
+            if turn < 0:
+                calls[side.name] = max(1, min(plan.calls, int(SAMPLE / milliseconds)))
+            else:
                 times[side.name].append(milliseconds)
     return {name: found for name, found in times.items() if name not in failed}, failed
 

@@ -1,14 +1,19 @@
 """What the GPU scripts share: a clock, steps that may fail without ending the run, a result that is saved after each, and device times."""
 
+import argparse
 import contextlib
 import gc
+import json
+import os
 import statistics
+import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import report
 import torch
@@ -19,8 +24,11 @@ T = TypeVar("T")
 SLEEP_CYCLES = 8_000_000
 # several times the largest second-level cache
 EVICTING_BYTES = 512 << 20
-# seconds
-SAVE_EVERY = 2.0
+# seconds: between two savings; that a step may take; beyond the run's own time, before it is ended; that a fresh process needs to be worth it
+SAVE_EVERY, PATIENCE, GRACE, STARTING = 2.0, 120.0, 40.0, 30.0
+# of one run
+RESTARTS = 6
+RESUME = "--resume"
 
 
 @dataclass
@@ -37,31 +45,66 @@ class Clock:
 
 
 class Run:
-    """A result in the making. What cannot be done is written down, and the run goes on."""
+    """A result in the making. What cannot be done is written down, and the run goes on.
 
-    def __init__(self, name: str, device: str, minutes: float, folder: Path, dry: bool = False):
-        self.name, self.device, self.folder, self.dry = name, device, folder, dry
+    A kernel that breaks the device's context, or never ends, takes its process with it. The run then goes on behind that step in a fresh
+    process, which finds in the file what was done; `resume` says that this is one.
+    """
+
+    def __init__(self, name: str, device: str, minutes: float, folder: Path, dry: bool = False, resume: bool = False):
+        self.name, self.device, self.dry = name, device, dry
+        # asked for now: a device that is lost has no name
+        self.path = report.path_of(folder, name, device)
         self.clock = Clock(60 * minutes)
-        self.result: dict[str, Any] = {"benchmark": name, "dry": dry, "environment": report.environment(device), "skipped": [], "failed": {}, "wrong": []}
-        if device == "cuda":
-            self.result["machine"] = machine()
         self.lost = False
         self._saved = 0.0
+        self._saving = threading.Lock()
+        self._step: Step | None = None
+        if resume:
+            self.result: dict[str, Any] = json.loads(self.path.read_text())
+            self.clock.start -= self.result["seconds"]
+        else:
+            self.result = {"benchmark": name, "dry": dry, "environment": report.environment(device), "skipped": [], "failed": {}, "wrong": []}
+            self.result |= {"machine": machine()} if device == "cuda" else {}
+            self.result |= {"restarts": 0, "done": []}
+        if device == "cuda":
+            threading.Thread(target=self._watch, daemon=True).start()
 
-    def attempt(self, name: str, work: Callable[[], T], seconds: float = 0.0, share: float = 1.0) -> T | None:
-        """What `work` returns, or None where there is no time for it, or where it failed."""
-        if self.lost or seconds and not self.clock.allows(seconds, share):
-            self.result["skipped"].append(f"{name}: {'the device does not answer any more' if self.lost else 'no time left'}")
+    def attempt(self, name: str, work: Callable[[], T], seconds: float = 0.0, share: float = 1.0, patience: float = PATIENCE, again: bool = False) -> T | None:
+        """What `work` returns, or None where there is no time for it, or where it failed.
+
+        None, too, where an earlier process of this run has done it, except of what is to be done `again`, or has failed at it. A step
+        that takes longer than `patience` is taken for one that never ends.
+        """
+        if not self.wants(name, again):
             return None
+        if self.lost or seconds and not self.clock.allows(seconds, share):
+            self.skip(f"{name}: {'the device does not answer any more' if self.lost else 'no time left'}")
+            return None
+        self._step = Step(name, time.monotonic() + patience)
         try:
-            return work()
+            found = work()
+            # a step survives what breaks one of its sides; the next one would not
+            if is_lost(self.device):
+                raise RuntimeError("it broke the device's context")
+            self.result["done"].append(name)
+            return found
         except Exception as error:  # one kernel, or one peer, must not cost the rest
             self.fail(name, error)
             return None
         finally:
+            self._step = None
             # hundreds of steps are over in a moment
             if self.clock.spent - self._saved > SAVE_EVERY:
                 self.save()
+
+    def wants(self, name: str, again: bool = False) -> bool:
+        """Whether a step is still to be attempted."""
+        return name not in self.result["failed"] and (again or name not in self.result["done"])
+
+    def skip(self, line: str) -> None:
+        if line not in self.result["skipped"]:
+            self.result["skipped"].append(line)
 
     def fail(self, name: str, error: Exception) -> None:
         self.result["failed"][name] = told(error)
@@ -69,16 +112,40 @@ class Run:
         # frames hold tensors: after an out-of-memory error they would be the reason of the next one
         traceback.clear_frames(error.__traceback__)
         free(self.device)
-        if self.device == "cuda":
-            try:
-                torch.cuda.synchronize()
-            except RuntimeError:
-                # an illegal access leaves a context in which nothing runs
-                self.lost = True
+        if is_lost(self.device):
+            self.lost = True
+            self._begin_anew()
+
+    def _watch(self) -> None:
+        """On a thread of its own: nothing else runs while a kernel does not end."""
+        while True:
+            time.sleep(1.0)
+            step = self._step
+            if step is not None and time.monotonic() > step.until:
+                self.result["failed"][step.name] = "it did not end"
+                print(f"FAILED {step.name}: it did not end", flush=True)
+                self._begin_anew()
+                os._exit(1)
+            if self.clock.spent > self.clock.seconds + GRACE:
+                self.skip(f"{step.name if step else 'the rest'}: the time was over")
+                # the other thread may be adding to the result
+                with contextlib.suppress(RuntimeError):
+                    self.save()
+                print(f"the time is over; {report.shown(self.path)}", flush=True)
+                os._exit(1)
+
+    def _begin_anew(self) -> None:
+        """Go on behind the present step in a fresh process, if there may be one; it takes this one's place."""
+        self.result["restarts"] += 1
+        self.save()
+        if self.result["restarts"] <= RESTARTS and self.clock.allows(STARTING):
+            print("going on in a fresh process", flush=True)
+            os.execv(sys.executable, [sys.executable, *(argument for argument in sys.argv if argument != RESUME), RESUME])
 
     def save(self) -> Path:
-        self._saved = self.result["seconds"] = self.clock.spent
-        return report.save(self.result, self.folder, self.name, self.device)
+        with self._saving:
+            self._saved = self.result["seconds"] = self.clock.spent
+            return report.write(self.result, self.path)
 
     def finish(self) -> int:
         """Where the result is, and 1 where something was wrong or failed."""
@@ -86,6 +153,28 @@ class Run:
         print(f"\n{len(wrong)} wrong, {len(failed)} failed, {len(skipped)} skipped; {self.clock.spent:.0f} s; {report.shown(path)}")
         print(*wrong, *(f"failed: {name}: {reason}" for name, reason in failed.items()), sep="\n")
         return int(bool(wrong or failed))
+
+
+class Step(NamedTuple):
+    name: str
+    # of time.monotonic
+    until: float
+
+
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    """The flag that a run gives itself when it goes on in a fresh process."""
+    parser.add_argument(RESUME, action="store_true", help=argparse.SUPPRESS)
+
+
+def is_lost(device: str) -> bool:
+    """An illegal access leaves a context in which nothing runs."""
+    if device != "cuda":
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def told(error: Exception) -> str:

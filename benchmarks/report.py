@@ -1,5 +1,6 @@
 """What every benchmark says about itself: the machine, the versions, the settings; and how a result is shown and kept."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -66,11 +67,14 @@ def environment(device: str) -> dict:
 
 def driver() -> str | None:
     """The NVIDIA driver's version."""
-    try:
-        found = re.search(r"Kernel Module[^\d]*(\S+)", Path("/proc/driver/nvidia/version").read_text())
-    except OSError:
-        return None
-    return found and found[1]
+    with contextlib.suppress(OSError):
+        if found := re.search(r"Kernel Module[^\d]*(\S+)", Path("/proc/driver/nvidia/version").read_text()):
+            return found[1]
+    # containers and virtual machines may hide the file
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        asked = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20).stdout.split()[0]
+    return None
 
 
 def _version(package: str) -> str | None:
@@ -81,22 +85,33 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The short commit, with a + where tracked files differ from it."""
+    """The short commit, with a + where tracked files differ from it; of a copy without its history, what VTKERNELS_COMMIT says."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(("git", *arguments), cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+        # the copy may be another user's, which git would refuse to look at
+        return subprocess.run(("git", "-c", "safe.directory=*", *arguments), cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("VTKERNELS_COMMIT")
+
+
+def path_of(folder: Path, name: str, device: str) -> Path:
+    return folder / slug(device_name(device)) / f"{name}.json"
 
 
 def save(result: dict, folder: Path, name: str, device: str) -> Path:
-    path = folder / slug(device_name(device)) / f"{name}.json"
+    return write(result, path_of(folder, name, device))
+
+
+def write(result: dict, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    rounded = json.loads(json.dumps(result), parse_float=lambda digits: float(f"{float(digits):.5g}"))
-    path.write_text(json.dumps(rounded, indent=1) + "\n")
+    rounded = json.loads(json.dumps(result, default=str), parse_float=lambda digits: float(f"{float(digits):.5g}"))
+    # a reader, and whoever ends this process now, finds the old result or the new one
+    unfinished = path.with_suffix(".json.new")
+    unfinished.write_text(json.dumps(rounded, indent=1) + "\n")
+    os.replace(unfinished, path)
     return path
 
 

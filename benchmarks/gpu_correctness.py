@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple
 
+import gpu_ops
 import torch
 from gpu_run import Run, is_lost, told
 
@@ -37,6 +38,15 @@ class Check(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.op} on {self.backend}: {self.case} in {self.dtype}"
+
+
+class Build(NamedTuple):
+    """A shape that will be timed, by the name of its comparison. Its kernels are compiled here, so that the timing does not wait for them."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"the build of {self.name}"
 
 
 class Answer(NamedTuple):
@@ -91,8 +101,11 @@ def note(run: Run, name: str, wrong: list[str] | None) -> None:
         print(f"{'WRONG' if wrong else 'right'}  {name}", flush=True)
 
 
-def answer(check: Check, device: str) -> Answer:
+def answer(check: Check | Build, device: str) -> Answer:
     try:
+        if isinstance(check, Build):
+            gpu_ops.build(check.name, device)
+            return Answer()
         found = problems(check, device)
     except Exception as error:  # one kernel must not cost the other checks
         return Answer(failed=told(error), lost=is_lost(device))
@@ -113,7 +126,7 @@ def problems(check: Check, device: str) -> list[str] | str:
     return wrong + [f"{op}, backend {backend}, case {check.case}, {check.dtype}: {quantity} differs from run to run" for quantity in differing]
 
 
-Answers = Iterator[tuple[Check, Answer | None]]
+Answers = Iterator[tuple[Check | Build, Answer | None]]
 
 
 def _alone(asked: list[Check], run: Run, seconds: float) -> Answers:
@@ -131,10 +144,10 @@ class _Other:
         self.process = context.Process(target=_serve, args=(theirs, device), daemon=True)
         self.process.start()
         theirs.close()
-        self.check: Check | None = None
+        self.check: Check | Build | None = None
         self.until = 0.0
 
-    def ask(self, check: Check, patience: float) -> None:
+    def ask(self, check: Check | Build, patience: float) -> None:
         self.check, self.until = check, time.monotonic() + patience
         # one that has died meanwhile has its answer to that
         with contextlib.suppress(OSError):
@@ -164,7 +177,7 @@ def _serve(pipe: Connection, device: str) -> None:
             return
 
 
-def _together(asked: list[Check], run: Run, seconds: float, processes: int) -> Answers:
+def _together(asked: list[Check | Build], run: Run, seconds: float, processes: int) -> Answers:
     waiting, others = deque(asked), []
     try:
         while waiting or any(other.check for other in others):

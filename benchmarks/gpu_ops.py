@@ -25,6 +25,8 @@ import vtkernels as vt
 from vtkernels._core import testing
 from vtkernels._core.op import OPS
 from vtkernels._core.testing import BenchCase
+from vtkernels.ops.window_attention import triton as window_triton
+from vtkernels.ops.window_attention.common import LARGEST_TILE
 
 PHASES = ("forward", "backward", "training")
 BATCH = 128
@@ -209,3 +211,40 @@ def verdicts(comparison: Comparison, phase: str, row: dict[str, Any]) -> list[di
             what = "share of copy" if bar.over is None else f"times faster than {bar.over}"
             found.append({"what": what, "least": bar.least, "found": value, "met": value is not None and value >= bar.least})
     return found
+
+
+def build(name: str, device: str) -> None:
+    """Compile what will be timed of a shape, by the name of its comparison: other processes find the kernels on the disk."""
+    comparison = next(row for row in comparisons() if row.name == name)
+    testing.run_case(comparison.op, comparison.case.inputs(torch.bfloat16, device), "triton")
+    if comparison.op == "window_attention":
+        problem = WindowProblem(comparison.case, torch.bfloat16, device)
+        for side in (side for phase in ("forward", "backward") for side in variants(problem, phase)):
+            # a variant may ask for more than the device has
+            with contextlib.suppress(Exception), side.context():
+                side.run()
+
+
+def variants(problem: Any, phase: str) -> list[Side]:
+    """Window attention's kernels launched in other ways than the launcher chooses, without autograd."""
+    call = testing.call_of("window_attention", problem.arguments(problem.qkv.detach(), problem.table.detach(), "triton"))
+    if call.tokens > LARGEST_TILE:
+        return []
+    usual = window_triton.small_plan(phase, call)
+    resident = {"maxnreg": 96, "programs": usual.programs * 5 // 4} if phase == "forward" else {"maxnreg": 168, "programs": usual.programs * 3 // 2}
+    plans = {
+        "usual": usual,
+        "1 stage": usual._replace(num_stages=1),
+        "3 stages": usual._replace(num_stages=3),
+        "twice the programs": usual._replace(programs=2 * usual.programs),
+        "half the programs": usual._replace(programs=usual.programs // 2),
+        "more resident": usual._replace(**resident),
+    }
+    return [Side(f"kernel, {name}", _launch(call, problem, phase, plan), torch.no_grad) for name, plan in plans.items()]
+
+
+def _launch(call: Any, problem: Any, phase: str, plan: "window_triton.Plan") -> Callable[[], Any]:
+    if phase == "forward":
+        return lambda: window_triton.forward(call, plan)
+    statistics_of_none = torch.empty(0, device=call.qkv.device)
+    return lambda: window_triton.backward(call, problem.grad_out, None, statistics_of_none, plan)

@@ -20,8 +20,8 @@ import torch
 from timing import Side
 
 T = TypeVar("T")
-# The device sleeps while the host enqueues a sample, so that what is timed is the device; some milliseconds
-SLEEP_CYCLES = 8_000_000
+# The device sleeps while the host enqueues a sample, so that what is timed is the device: some milliseconds, or what the host took before
+SLEEP_CYCLES, LONGEST_SLEEP, CYCLES_PER_SECOND = 8_000_000, 100_000_000, 2e9
 # several times the largest second-level cache
 EVICTING_BYTES = 512 << 20
 # seconds: between two savings; that a step may take; beyond the run's own time, before it is ended; that a fresh process needs to be worth it
@@ -207,7 +207,7 @@ def interleaved(sides: list[Side], rounds: int, device: str) -> tuple[dict[str, 
 
     Between samples a buffer beyond the second-level cache is read: inputs come from memory, and no line has to be written back first.
     """
-    timer = _on_device if device == "cuda" else _on_host
+    timer = _OnDevice() if device == "cuda" else _on_host
     evict = torch.ones(EVICTING_BYTES // 4, device=device) if device == "cuda" else None
     times: dict[str, list[float]] = {side.name: [] for side in sides}
     failed: dict[str, str] = {}
@@ -227,16 +227,26 @@ def interleaved(sides: list[Side], rounds: int, device: str) -> tuple[dict[str, 
     return {name: found for name, found in times.items() if name not in failed}, failed
 
 
-def _on_device(side: Side, evict: torch.Tensor) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    with side.context():
-        evict.sum()
-        torch.cuda._sleep(SLEEP_CYCLES)
-        start.record()
-        side.run()
-        end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end)
+class _OnDevice:
+    """Milliseconds of a side between two events. The device sleeps before the first until the host has enqueued all that is timed."""
+
+    def __init__(self) -> None:
+        self._cycles: dict[str, int] = {}
+
+    def __call__(self, side: Side, evict: torch.Tensor) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        with side.context():
+            evict.sum()
+            torch.cuda._sleep(self._cycles.get(side.name, SLEEP_CYCLES))
+            began = time.perf_counter()
+            start.record()
+            side.run()
+            end.record()
+            enqueued = time.perf_counter() - began
+        torch.cuda.synchronize()
+        # the first time a kernel may have been compiled: rounds that count are preceded by two that do not
+        self._cycles[side.name] = min(LONGEST_SLEEP, max(SLEEP_CYCLES, int(1.5 * enqueued * CYCLES_PER_SECOND)))
+        return start.elapsed_time(end)
 
 
 def _on_host(side: Side, evict: None) -> float:

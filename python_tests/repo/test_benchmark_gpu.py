@@ -41,7 +41,9 @@ def gpu(monkeypatch, tmp_path):
         return gpu_run.Run("gpu_check", "cpu", minutes, tmp_path, dry=True)
 
     first = {row.op: row for row in gpu_ops.comparisons(4)[: len(gpu_ops.FAMILIES)]}
-    return SimpleNamespace(check=gpu_check, correctness=gpu_correctness, models=gpu_models, ops=gpu_ops, run=gpu_run, start=run, first=first, limits=limits, folder=tmp_path)
+    return SimpleNamespace(
+        check=gpu_check, correctness=gpu_correctness, models=gpu_models, ops=gpu_ops, run=gpu_run, start=run, first=first, limits=limits, folder=tmp_path
+    )
 
 
 def saved(gpu) -> dict:

@@ -223,6 +223,17 @@ def test_near_shapes_are_measured_once_and_nothing_after_the_end(fake_op, monkey
     assert len(calls) == 2 and all("no time left" in line for line in said)
 
 
+def test_a_shape_that_fails_costs_the_others_nothing(fake_op, monkeypatch):
+    def too_large(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    rows = testing.gpu_cases("jsd_consistency")
+    monkeypatch.setattr(testing, "gpu_cases", lambda op: [BenchCase("huge", "does not fit", too_large), *rows])
+    said = []
+    assert tune.tune("jsd_consistency", torch.device("cpu"), fake_op, said.append)["jsd"]
+    assert "jsd_consistency, huge, bfloat16: not tuned: OutOfMemoryError: CUDA out of memory" in said
+
+
 def test_a_gain_within_the_noise_keeps_the_default(fake_op):
     found = tune.tune("jsd_consistency", torch.device("cpu"), lambda runs: [1.0] + [0.99] * (len(runs) - 1), lambda line: None)
     assert {tuple(entry.parameters.values()) for entry in found["jsd"]} == {DEFAULT}

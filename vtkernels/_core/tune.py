@@ -15,7 +15,7 @@ import torch
 
 from vtkernels._core import gpu, testing, tuned
 from vtkernels._core.op import OPS
-from vtkernels._core.testing import Inputs, Outcome
+from vtkernels._core.testing import Case, Inputs, Outcome
 from vtkernels._core.tuned import Entry, Question
 
 # fp16 has the builds of bf16
@@ -43,16 +43,25 @@ def tune(op: str, device: torch.device, timer: Timer, say: Callable[[str], None]
             if time.monotonic() > until:
                 say(f"{op}, {case.name}, {_short(dtype)}: not tuned: no time left")
                 continue
-            inputs = case.inputs(dtype, device)
-            if reason := testing.why_not(op, inputs, "triton"):
-                say(f"{op}, {case.name}, {_short(dtype)}: not tuned: {reason}")
-                continue
-            for question, run in _asked(op, inputs):
-                known = found.setdefault(question.folder, [])
-                if tuned.nearest(known, question.kernel, question.key, NEAR) is None:
-                    known.append(_measure(op, inputs, question, run, timer, say))
-                    say(f"{question.folder} {question.kernel}, {case.name}, {_short(dtype)}: {_told(known[-1])}")
+            try:
+                _tune_case(op, case, dtype, device, timer, say, found)
+            # one shape must not cost what was measured of the others
+            except Exception as error:
+                lines = str(error).splitlines() or [""]
+                say(f"{op}, {case.name}, {_short(dtype)}: not tuned: {type(error).__name__}: {lines[0][:200]}")
     return found
+
+
+def _tune_case(op: str, case: Case, dtype: torch.dtype, device: torch.device, timer: Timer, say: Callable[[str], None], found: dict[str, list[Entry]]) -> None:
+    inputs = case.inputs(dtype, device)
+    if reason := testing.why_not(op, inputs, "triton"):
+        say(f"{op}, {case.name}, {_short(dtype)}: not tuned: {reason}")
+        return
+    for question, run in _asked(op, inputs):
+        known = found.setdefault(question.folder, [])
+        if tuned.nearest(known, question.kernel, question.key, NEAR) is None:
+            known.append(_measure(op, inputs, question, run, timer, say))
+            say(f"{question.folder} {question.kernel}, {case.name}, {_short(dtype)}: {_told(known[-1])}")
 
 
 def save(device: torch.device, found: dict[str, list[Entry]]) -> list[str]:

@@ -165,7 +165,7 @@ def time_sam(run: Run, limits: peaks.Peaks | None) -> None:
         for base in sorted(sam_problem.BASES.values(), key=lambda base: base.name)[: 1 if run.dry else None]:
             row = run.attempt(f"SAM with {base.name} on {model}", partial(_sam_row, run, model, base, limits), STEP)
             if row is not None:
-                run.result["sam"].append(row)
+                run.result.setdefault("sam", []).append(row)
                 print(f"{row['case']}: {', '.join(f'{side} {share:.0%} of copy' for side, share in row['share_of_copy'].items())}", flush=True)
             free(run.device)
 

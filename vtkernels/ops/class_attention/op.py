@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vtkernels._core import check
+from vtkernels._core.autocast import has_autocast
 from vtkernels._core.op import Op, define, differentiable, differentiable_again
 from vtkernels._core.philox import draw_seed
 from vtkernels.ops.class_attention import reference
@@ -91,7 +92,7 @@ def _prepare(tokens, q_weight, k_weight, v_weight, q_bias, k_bias, v_bias, num_h
 def autocast(x: Any) -> Any:
     """In autocast's dtype, where it is on."""
     # not every device has an autocast mode: to ask for meta's is an error
-    if not isinstance(x, Tensor) or not torch.amp.is_autocast_available(x.device.type) or not torch.is_autocast_enabled(x.device.type):
+    if not isinstance(x, Tensor) or not has_autocast(x.device.type) or not torch.is_autocast_enabled(x.device.type):
         return x
     return x.to(torch.get_autocast_dtype(x.device.type)) if x.is_floating_point() and x.dtype != torch.float64 else x
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vtkernels._core.autocast import has_autocast
+
 # in the order of csrc/linear/kernel.h
 ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "quick_gelu", "silu")
 QUICK_GELU_SLOPE = 1.702
@@ -76,6 +78,6 @@ def as_rows(x: Tensor) -> Tensor:
 def autocast(value: Tensor | None) -> Tensor | None:
     """In autocast's dtype, where it is on."""
     # not every device has an autocast mode: to ask for meta's is an error
-    if not isinstance(value, Tensor) or not torch.amp.is_autocast_available(value.device.type) or not torch.is_autocast_enabled(value.device.type):
+    if not isinstance(value, Tensor) or not has_autocast(value.device.type) or not torch.is_autocast_enabled(value.device.type):
         return value
     return value.to(torch.get_autocast_dtype(value.device.type)) if value.is_floating_point() and value.dtype != torch.float64 else value

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vtkernels._core import check
+from vtkernels._core.autocast import has_autocast
 from vtkernels._core.op import Op, define, differentiable, differentiable_again
 from vtkernels._core.philox import draw_seed
 from vtkernels.ops.talking_heads_attention import reference
@@ -72,7 +73,7 @@ def _prepare(qkv, pre_weight, pre_bias, post_weight, post_bias, num_heads, scale
 def _autocast_applies(qkv: Tensor) -> bool:
     device = qkv.device.type
     # not every device has an autocast mode: to ask for meta's is an error
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and qkv.is_floating_point() and qkv.dtype != torch.float64
+    return has_autocast(device) and torch.is_autocast_enabled(device) and qkv.is_floating_point() and qkv.dtype != torch.float64
 
 
 def _validate(qkv, parameters, num_heads, scale, dropout_p) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtkernels._core import check
+from vtkernels._core.autocast import has_autocast
 from vtkernels.ops.window_attention.common import Call
 from vtkernels.ops.window_attention.op import window_attention
 from vtkernels.ops.window_attention.reference import weights
@@ -198,7 +199,7 @@ class WindowAttentionV2(_WindowAttentionBase):
         """[(2 Wh - 1)(2 Ww - 1), heads]: the table the MLP stands for."""
         device = self.relative_coords_table.device.type
         # bfloat16 would round the bias, up to 16, by 0.03; the MLP is too small to gain from it
-        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else contextlib.nullcontext():
+        with torch.autocast(device, enabled=False) if has_autocast(device) else contextlib.nullcontext():
             return 16.0 * self.cpb_mlp(self.relative_coords_table).flatten(0, -2).sigmoid()
 
 

@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="the kernels run on triton's interpreter, w
 
 from optional import peer
 
-from python_tests.gpu.pretended_cuda import NAME
+from python_tests.gpu.pretended_cuda import CHECKED, NAME
 from vtkernels._core.op import OPS
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,9 @@ def result_of(program: str, folder: Path) -> dict:
 @pytest.mark.slow
 def test_gpu_check_runs_to_its_end(tmp_path):
     result = result_of("gpu_check", tmp_path)
-    assert {name.split()[0] for name in result["refused"]} == {op for op in OPS if "cuda" in OPS[op].backend_names}
+    assert {name.split()[0] for name in result["refused"]} == {op for op in CHECKED if "cuda" in OPS[op].backend_names}
+    # by triton and the reference, and SAM's launches, graphs and waits
+    assert result["checked"] == 2 * len(CHECKED) + 2 + 2 * 2
     timed = [row for row in result["rows"] if not row["compiled"]]
     assert {(row["op"], row["phase"]) for row in timed} == {(row["op"], phase) for row in timed for phase in ("forward", "backward", "training")}
     assert {row["op"] for row in timed} == {op for op in OPS if "backward" in OPS[op].phases and "triton" in OPS[op].backend_names} - {"jsd_consistency"}

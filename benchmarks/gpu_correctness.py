@@ -74,13 +74,15 @@ def checks(device: str, dry: bool = False) -> list[Check]:
     return [Check(op, case.name, str(dtype).removeprefix("torch."), backend) for op, case, dtype, backend in rows]
 
 
-def check_all(run: Run, seconds: float, processes: int = PROCESSES) -> None:
-    """Until `seconds` of the run are over; in this process where there shall be none beside it."""
+def check_all(run: Run, seconds: float, timed: list[str], processes: int = PROCESSES) -> None:
+    """Until `seconds` of the run are over; in this process where there shall be none beside it. `timed` names what is to be built meanwhile."""
     if "checked" in run.result:
         return
     run.result |= {"refused": {}, "checked": 0}
     asked = checks(run.device, run.dry)
-    for check, answer in _together(asked, run, seconds, processes) if processes else _alone(asked, run, seconds):
+    for check, answer in _together([*map(Build, timed), *asked], run, seconds, processes) if processes else _alone(asked, run, seconds):
+        if isinstance(check, Build) and (answer is None or not answer.failed):
+            continue
         if answer is None:
             run.skip(f"correctness of {check}: no time left")
         elif answer.failed:

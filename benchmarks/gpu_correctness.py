@@ -86,7 +86,7 @@ def check_all(run: Run, seconds: float, timed: list[str], processes: int = PROCE
         if answer is None:
             run.skip(f"correctness of {check}: no time left")
         elif answer.failed:
-            run.result["failed"][f"correctness of {check}"] = answer.failed
+            run.result["failed"][str(check) if isinstance(check, Build) else f"correctness of {check}"] = answer.failed
             print(f"FAILED {check}: {answer.failed}", flush=True)
         elif answer.refused:
             run.result["refused"][str(check)] = answer.refused
@@ -181,12 +181,18 @@ def _serve(pipe: Connection, device: str) -> None:
 
 def _together(asked: list[Check | Build], run: Run, seconds: float, processes: int) -> Answers:
     waiting, others = deque(asked), []
+    started = served = 0
     try:
         while waiting or any(other.check for other in others):
             while waiting and run.clock.spent + CHECK > seconds:
                 yield waiting.popleft(), None
             while len(others) < min(processes, len(waiting)):
+                if started >= 2 * processes and not served:
+                    # no process can be had here
+                    yield from _alone([*waiting], run, seconds)
+                    return
                 others.append(_Other(run.device))
+                started += 1
             for other in others:
                 if other.check is None and waiting:
                     other.ask(waiting.popleft(), min(PATIENCE, seconds - run.clock.spent + LATE))
@@ -201,6 +207,8 @@ def _together(asked: list[Check | Build], run: Run, seconds: float, processes: i
                 if found.lost:
                     others.remove(other)
                     other.end()
+                else:
+                    served += 1
                 yield check, found
     finally:
         for other in others:

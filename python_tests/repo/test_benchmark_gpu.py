@@ -236,6 +236,22 @@ def test_checks_are_made_by_several_processes_and_survive_one_that_dies(gpu):
     assert alone["checked"] == 2
 
 
+def test_without_other_processes_checks_are_made_in_this_one(gpu, monkeypatch):
+    class Dead:
+        def __init__(self, device):
+            self.pipe, theirs = gpu.correctness.multiprocessing.Pipe()
+            theirs.close()
+            self.process = SimpleNamespace(join=lambda seconds: None, kill=lambda: None, exitcode=1)
+            self.check, self.until = None, 0.0
+
+        ask, answer, end = (getattr(gpu.correctness._Other, name) for name in ("ask", "answer", "end"))
+
+    monkeypatch.setattr(gpu.correctness, "_Other", Dead)
+    asked = gpu.correctness.checks("cpu", True) * 5
+    answers = [answer for _, answer in gpu.correctness._together(asked, gpu.start(), 300.0, 1)]
+    assert [answer.failed for answer in answers] == ["its process ended with 1"] * 2 + [None] * (len(asked) - 2)
+
+
 def test_no_check_is_made_when_the_time_is_over(gpu):
     asked = gpu.correctness.checks("cpu", True)
     run = gpu.start()

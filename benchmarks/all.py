@@ -30,7 +30,7 @@ SCRIPTS = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="vtkernels bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="every shape and every peer of each benchmark")
     parser.add_argument("--only", nargs="+", choices=[name.removesuffix(".py") for name in SCRIPTS], metavar="NAME", help="some of them")
     parser.add_argument("--page-only", action="store_true", help="measure nothing: a page of the results under --out")

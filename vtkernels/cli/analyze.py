@@ -25,9 +25,13 @@ def analyze(arguments: list[str]) -> int:
         return 2
     module = analysis(name)
     # `vtkernels analyze sharpness runs/x`: what is looked at needs no option's name
-    if rest and not rest[0].startswith("-") and "model" in module.Options.__dataclass_fields__:
+    of_one_model = "model" in module.Options.__dataclass_fields__
+    if rest and not rest[0].startswith("-") and of_one_model:
         rest = ["--model", *rest]
-    options = tyro.cli(module.Options, args=rest, prog=f"vtkernels analyze {name}")
+    words = f"{ANALYSES[name][0].upper()}{ANALYSES[name][1:]}."
+    if of_one_model:
+        words += f" vtkernels analyze {name} MODEL [OPTIONS], with a model's name or the folder of a run."
+    options = tyro.cli(module.Options, args=rest, prog=f"vtkernels analyze {name}", description=words)
     try:
         result = module.run(options)
         result.save(options.out)

@@ -14,7 +14,8 @@ def evaluate(arguments: list[str]) -> int:
     # `vtkernels eval runs/x`: what is evaluated needs no option's name
     if arguments and not arguments[0].startswith("-"):
         arguments = ["--model", *arguments]
-    options = tyro.cli(EvaluationOptions, args=arguments, prog="vtkernels eval")
+    words = "Which model, on which images. vtkernels eval MODEL [OPTIONS], with a model's name or the folder of a run."
+    options = tyro.cli(EvaluationOptions, args=arguments, prog="vtkernels eval", description=words)
     try:
         return run(options)
     except (ValueError, TypeError, OSError, ImportError) as error:

@@ -57,7 +57,11 @@ def measure(options: argparse.Namespace) -> dict[str, str]:
         started = time.monotonic()
         print(f"\n=== {name}", flush=True)
         command = [sys.executable, str(report.HERE / name), *([] if options.full else quick), "--out", str(options.out)]
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        try:
+            done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        except KeyboardInterrupt:
+            failed[name] = "interrupted, and what comes after it was not begun"
+            break
         if done.returncode:
             lines = done.stderr.strip().splitlines()
             failed[name] = lines[-1] if lines else f"exit status {done.returncode}"

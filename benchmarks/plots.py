@@ -108,10 +108,11 @@ def _bars(axis, rows: list[dict], style: Style) -> None:
             textcoords="offset points",
             rotation=90,
             ha="center",
-            fontsize=6,
+            fontsize=7,
             color="white",
         )
-    axis.axhline(1.0, color="black", linewidth=0.8)
+    # behind the bars, as their peers' names stand at their feet
+    axis.axhline(1.0, color="black", linewidth=0.8, zorder=0.5)
     axis.set_xticks(list(positions), [style.label(row) for row in rows], fontsize=7)
     axis.set_ylabel("times faster")
     axis.spines[["top", "right"]].set_visible(False)

@@ -1,5 +1,6 @@
 """The page of all benchmarks: what it says is what the files say."""
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -38,6 +39,25 @@ def test_every_result_is_on_a_page_that_needs_nothing_else(tmp_path):
 def test_a_page_of_nothing_is_refused(tmp_path):
     done = run("--page-only", "--out", tmp_path)
     assert done.returncode == 1 and "found none" in done.stderr
+
+
+def test_an_interruption_ends_with_a_page_of_what_was_measured(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    script = importlib.import_module("all")
+    begun = []
+
+    def measure(command, **_):
+        begun.append(Path(command[1]).name)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        shutil.copy(RESULTS / "augmix.json", tmp_path)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(script.subprocess, "run", measure)
+    monkeypatch.setattr(sys, "argv", ["all.py", "--out", str(tmp_path)])
+    assert script.main() == 1
+    assert begun == list(script.SCRIPTS)[:2]
+    assert f"{begun[1]} failed: interrupted" in (tmp_path / "page.html").read_text()
 
 
 def test_an_installed_package_says_where_the_benchmarks_are(tmp_path, monkeypatch, capsys):

@@ -32,8 +32,18 @@ def test_every_result_is_on_a_page_that_needs_nothing_else(tmp_path):
     (step,) = (found for found in files if found["benchmark"] == "train_step" and "cait" in found["rows"][0]["name"])
     row = step["rows"][0]
     ratio = row["ms"]["timm"] / row["ms"]["vtkernels"]
-    assert f"{ratio:.2f}x" in page.partition(row["name"])[2].partition("</tr>")[0]
-    assert (tmp_path / "results" / "roofline.png").exists()
+    assert f"{ratio:.2f}x" in page.partition(f"<td>{row['name']}")[2].partition("</tr>")[0]
+    assert all((tmp_path / "results" / f"{name}.png").exists() for name in ("overview", "roofline"))
+
+
+def test_the_overview_compares_with_the_fastest_peer_of_each_row(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    page = importlib.import_module("page")
+    environment = {"threads": 2, "isa": "avx2", "device": "a processor"}
+    times = {"vtkernels": 2.0, "accelerated": 2.1, "eager": 8.0, "inductor": 6.0, "plain": 1.0}
+    rows = [{"name": name, "phase": "forward", "ms": times} for name in ("small", "large")]
+    result = {"benchmark": "sam", "device": "cpu", "dtype": "float32", "environment": environment, "rows": rows}
+    assert list(page._beside_the_fastest([result])) == [("sam, float32, avx2, 2 threads, forward", [3.0, 3.0])]
 
 
 def test_a_page_of_nothing_is_refused(tmp_path):

@@ -6,9 +6,11 @@ from difflib import get_close_matches
 
 def analyze(arguments: list[str]) -> int:
     try:
+        # what comes out is drawn: to find that missing at the end would be too late
+        import matplotlib  # noqa: F401
         import tyro
-    except ImportError:
-        print("vtkernels analyze: expected tyro to be installed, got no such package; try pip install 'vtkernels[train]'", file=sys.stderr)
+    except ImportError as error:
+        print(f"vtkernels analyze: expected {error.name} to be installed, got no such package; try pip install 'vtkernels[train]'", file=sys.stderr)
         return 2
     from vtkernels.analysis import ANALYSES, analysis
 

@@ -5,9 +5,11 @@ import sys
 
 def evaluate(arguments: list[str]) -> int:
     try:
+        # what comes out is drawn: to find that missing at the end would be too late
+        import matplotlib  # noqa: F401
         import tyro
-    except ImportError:
-        print("vtkernels eval: expected tyro to be installed, got no such package; try pip install 'vtkernels[train]'", file=sys.stderr)
+    except ImportError as error:
+        print(f"vtkernels eval: expected {error.name} to be installed, got no such package; try pip install 'vtkernels[train]'", file=sys.stderr)
         return 2
     from vtkernels.evaluation.command import EvaluationOptions, run
 

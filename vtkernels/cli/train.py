@@ -20,7 +20,7 @@ CHECKPOINTS = ("last.pt", "previous.pt", "last", "previous")
 def train(arguments: list[str]) -> int:
     try:
         return _train(arguments)
-    except (RecipeError, CheckpointError, NonFiniteLoss, LoaderDied, FileExistsError) as error:
+    except (RecipeError, CheckpointError, NonFiniteLoss, LoaderDied, FileExistsError, ImportError) as error:
         print(f"vtkernels train: {error}", file=sys.stderr)
         return 2
     except Interrupted as error:

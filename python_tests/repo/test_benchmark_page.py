@@ -70,6 +70,25 @@ def test_an_interruption_ends_with_a_page_of_what_was_measured(tmp_path, monkeyp
     assert f"{begun[1]} failed: interrupted" in (tmp_path / "page.html").read_text()
 
 
+def test_the_command_waits_for_the_page_of_an_interrupted_script(monkeypatch):
+    class Script:
+        answers = iter((KeyboardInterrupt, 1))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def wait(self):
+            if (answer := next(self.answers)) is KeyboardInterrupt:
+                raise KeyboardInterrupt
+            return answer
+
+    monkeypatch.setattr(bench.subprocess, "Popen", lambda command: Script())
+    assert bench.bench([]) == 1
+
+
 def test_an_installed_package_says_where_the_benchmarks_are(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench.vtkernels, "__file__", str(tmp_path / "vtkernels" / "__init__.py"))
     assert bench.bench([]) == 2

@@ -24,7 +24,7 @@ def train(arguments: list[str]) -> int:
         print(f"vtkernels train: {error}", file=sys.stderr)
         return 2
     except Interrupted as error:
-        print(f"\nvtkernels train: {error}", file=sys.stderr)
+        # the trainer has said how to go on
         return int(error.code)
 
 

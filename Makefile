@@ -1,13 +1,15 @@
 # Everything starts here: `make demo` and `make test` need Python 3.11 and g++, nothing else.
 #
 # VENV=    (empty) uses the packages of $(PYTHON) as they are: for machines whose torch must not be touched.
-# TORCH    the torch requirement. PyPI's build for Linux brings CUDA; for the small CPU build:
-#          make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+# INDEX=   where torch and torchvision come from, which must fit each other. PyPI's builds for Linux bring CUDA; for the small CPU builds:
+#          make test INDEX=https://download.pytorch.org/whl/cpu
 
 PYTHON ?= $(or $(shell command -v python3.11 2>/dev/null),python3)
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
+INDEX ?=
+FROM_INDEX := $(addprefix --index-url ,$(INDEX))
 
 SOURCES := setup.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 FORMATTED := $(filter %.cpp %.h %.cu %.cuh,$(SOURCES))
@@ -83,8 +85,9 @@ wheel: $(NATIVE)
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --upgrade pip "setuptools>=77" wheel ninja pybind11
-	$(PY) -m pip install -q $(TORCH)
-	$(PY) -m pip install -q --no-deps $(TORCHVISION) timm
+	$(PY) -m pip install -q $(TORCH) $(FROM_INDEX)
+	$(PY) -m pip install -q --no-deps $(TORCHVISION) $(FROM_INDEX)
+	$(PY) -m pip install -q --no-deps timm
 	VTKERNELS_BUILD=none $(PY) -m pip install -q --no-build-isolation -e ".[test,bench,dev,docs,models,data,train]"
 	$(PY) -m pip install -q triton || echo "triton could not be installed: its backend and tests are skipped"
 	$(PY) -m pip install -q lightning transformers accelerate || echo "the trainers could not be installed: their examples' tests are skipped"

@@ -24,9 +24,9 @@ ROOT = Path(__file__).resolve().parent
 CSRC, BUILD, PACKAGE = ROOT / "csrc", ROOT / "build" / "native", ROOT / "vtkernels"
 LIBRARIES = KERNELS, SYSTEM, IMGOPS = "_native.so", *(name + sysconfig.get_config_var("EXT_SUFFIX") for name in ("_system", "_imgops"))
 
-# every cpu*.cpp is compiled once for each that the compiler knows (elsewhere than on x86-64 just the first); which one runs is decided at run time
+# every cpu*.cpp is compiled for each that the compiler knows (off x86-64 just the first), and one is chosen at run time; vectors cross no call: no psabi
 AVX512 = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c"
-ISAS = {"portable": "", "avx2": "-mavx2 -mfma -mf16c", "avx512": AVX512, "avx512_bf16": f"{AVX512} -mavx512bf16"}
+ISAS = {"portable": "-Wno-psabi", "avx2": "-mavx2 -mfma -mf16c", "avx512": AVX512, "avx512_bf16": f"{AVX512} -mavx512bf16"}
 FLAGS = "-std=c++20 -O3 -fPIC -fvisibility=hidden -fno-math-errno"
 # one pass of the front end for all, as no kernel needs what only one architecture has; its PTX is for those to come
 CUDA_FLAGS = "-std=c++20 -O3 -t2 -Xcompiler -fPIC,-fvisibility=hidden -gencode 'arch=compute_80,code=[sm_80,sm_86,sm_89,sm_90,sm_100,sm_120,compute_80]'"

@@ -30,7 +30,7 @@ SCRIPTS = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="vtkernels bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="every shape and every peer of each benchmark")
     parser.add_argument("--only", nargs="+", choices=[name.removesuffix(".py") for name in SCRIPTS], metavar="NAME", help="some of them")
     parser.add_argument("--page-only", action="store_true", help="measure nothing: a page of the results under --out")
@@ -57,7 +57,11 @@ def measure(options: argparse.Namespace) -> dict[str, str]:
         started = time.monotonic()
         print(f"\n=== {name}", flush=True)
         command = [sys.executable, str(report.HERE / name), *([] if options.full else quick), "--out", str(options.out)]
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        try:
+            done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        except KeyboardInterrupt:
+            failed[name] = "interrupted, and what comes after it was not begun"
+            break
         if done.returncode:
             lines = done.stderr.strip().splitlines()
             failed[name] = lines[-1] if lines else f"exit status {done.returncode}"

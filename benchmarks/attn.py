@@ -4,7 +4,7 @@
     python benchmarks/attn.py --shapes issue --medium        the project's goal table (CPU)
     python benchmarks/attn.py --model swin_b --dtype bfloat16 --threads 1
     python benchmarks/attn.py --raw                          the native kernel alone, as a share of the machine's peak
-    python benchmarks/attn.py --demo                         what `make demo` shows
+    python benchmarks/attn.py --demo                         what `make demo-attention` shows
 
 Method, peers and columns are explained in benchmarks/README.md.
 """

@@ -100,18 +100,15 @@ def _bars(axis, rows: list[dict], style: Style) -> None:
     axis.bar([p - 0.2 for p in positions], [found[key] or 0.0 for found in compared], 0.38, label=label, color="#b8c4d6")
     best = [found["fastest"] for found in compared]
     bars = axis.bar([p + 0.2 for p in positions], [peer["ratio"] for peer in best], 0.38, label="over the fastest peer (named)", color="#2a5c9a")
+    height = axis.get_ylim()[1]
     for bar, peer in zip(bars, best, strict=True):
-        axis.annotate(
-            peer["name"],
-            (bar.get_x() + bar.get_width() / 2, 0.0),
-            (0, 3),
-            textcoords="offset points",
-            rotation=90,
-            ha="center",
-            fontsize=6,
-            color="white",
-        )
-    axis.axhline(1.0, color="black", linewidth=0.8)
+        # at the foot of its bar, or above one that is too short for a name
+        short = peer["ratio"] < 0.02 * height * len(peer["name"])
+        place = (bar.get_x() + bar.get_width() / 2, peer["ratio"] if short else 0.0)
+        look = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": 7, "color": "black" if short else "white"}
+        axis.annotate(peer["name"], place, (0, 3), textcoords="offset points", **look)
+    # behind the bars, as their peers' names stand at their feet
+    axis.axhline(1.0, color="black", linewidth=0.8, zorder=0.5)
     axis.set_xticks(list(positions), [style.label(row) for row in rows], fontsize=7)
     axis.set_ylabel("times faster")
     axis.spines[["top", "right"]].set_visible(False)

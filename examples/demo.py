@@ -40,7 +40,8 @@ def main() -> int:
     history = trainer.fit()
     # the last epoch's, not the best one's: nothing was chosen by these images
     reached = history.epochs[-1].ema["top1"]
-    print(f"\n{reached:.2%} of the held-out digits after {time.perf_counter() - started:.0f} s; above {BAR:.0%} was to be reached")
+    bar = "" if options.epochs else f"; above {BAR:.0%} was to be reached"
+    print(f"\n{reached:.2%} of the held-out digits after {time.perf_counter() - started:.0f} s{bar}")
     page = (options.folder / "report.html").resolve()
     print(f"curves, confusion matrix, worst examples and maps: {page}" if page.exists() else f"{page} could not be written; see the messages above")
     print(f"evaluate it: vtkernels eval {options.folder} --corruptions generated")

@@ -7,7 +7,7 @@
 # does 1e14 operations a second; reading the images and exchanging gradients come on top.
 set -euo pipefail
 
-images=$1
+images=${1:?expected the folder of the images, as in: $0 /data/imagenet [RECIPE] [--FIELD VALUE ...]}
 recipe=${2:-swin_t}
 shift $(($# < 2 ? $# : 2))
 gpus=${GPUS:-$(nvidia-smi --list-gpus | wc -l)}

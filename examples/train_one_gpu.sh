@@ -8,7 +8,7 @@
 # does 1e14 operations a second; reading the images must keep up with it. `--dry-run` prints these numbers for your choices.
 set -euo pipefail
 
-images=$1
+images=${1:?expected the folder of the images, as in: $0 /data/imagenet [RECIPE] [--FIELD VALUE ...]}
 recipe=${2:-swin_t}
 shift $(($# < 2 ? $# : 2))
 folder=${FOLDER:-runs/$recipe}

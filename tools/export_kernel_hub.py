@@ -19,7 +19,8 @@ NAME = "vtkernels"
 
 BUILD_TOML = """[general]
 name = "vtkernels"
-version = 1
+version = 0
+edition = 5
 license = "Apache-2.0"
 backends = ["cpu", "cuda"]
 python-depends = ["einops"]
@@ -28,6 +29,7 @@ python-depends = ["einops"]
 repo-id = "{repo_id}"
 
 [torch-noarch]
+pyext = ["py", "json"]
 """
 FLAKE = """{
   description = "vtkernels for the kernel hub";
@@ -50,7 +52,8 @@ Fused ops of vision transformers: {ops}.
 ```python
 from kernels import get_kernel
 
-vt = get_kernel("{repo_id}", version=1)
+# a publisher the hub does not vouch for must be trusted by name
+vt = get_kernel("{repo_id}", version=0, trust_remote_code=["{repo_id}"])
 ```
 
 Here are the Triton kernels and, for all devices, the reference; the CPU's kernels in C++ and the models, losses and trainers come with the

@@ -46,21 +46,26 @@ class Unfit(ValueError):
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vtkernels.profile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("op", help=", ".join(name for name in OPS if testing.has_gradients(name)))
-    parser.add_argument("--shape", nargs="+", required=True, metavar="[NAME=]AxBxC", help="tensors; the first needs no name")
+    parser.add_argument("--shape", nargs="+", default=[], metavar="[NAME=]AxBxC", help="tensors; the first needs no name")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="the op's other arguments, as in Python")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=7, help="each takes one sample of every backend")
+    parser.add_argument("--threads", type=_positive, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=_positive, default=7, help="each takes one sample of every backend")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     try:
+        if options.device.startswith("cuda") and not torch.cuda.is_available():
+            raise Unfit(f"--device must be one that is here, got {options.device}, and this torch sees no CUDA device; try --device cpu")
         op = _op(options.op)
         inputs = _inputs(op, options.shape, options.set, DTYPES[options.dtype], torch.device(options.device))
         lines = profile(op.name, inputs, DTYPES[options.dtype], options.rounds)
     except (Unfit, ValueError, TypeError, RuntimeError) as error:
         print(f"vtkernels.profile: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nvtkernels.profile: interrupted", file=sys.stderr)
+        return 130
     _show(op, lines, explain(op.name, **inputs).chosen("backward"), options)
     return 0
 
@@ -79,6 +84,12 @@ def profile(op: str, inputs: dict[str, Any], dtype: torch.dtype, rounds: int = 7
     lines = [Line(name, 1e3 * seconds[name, "forward"], 1e3 * seconds[name, "training"], share) for name, share in shares.items()]
     lines.sort(key=lambda line: line.training)
     return lines + [Line(name, reason=reason) for name, reason in reasons.items() if reason is not None]
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _op(name: str) -> Op:
@@ -114,7 +125,7 @@ def _inputs(op: Op, shapes: list[str], settings: list[str], dtype: torch.dtype, 
         missing.remove(name)
     if missing:
         told = ", ".join(f"{name}={'x'.join(map(str, example[name].shape)) if name in tensors else example[name]}" for name in missing)
-        raise Unfit(f"{op.name} needs {', '.join(missing)} too, for instance {told}; tensors go to --shape, the rest to --set")
+        raise Unfit(f"{op.name} needs {', '.join(missing)}{' too' * bool(inputs)}, for instance {told}; tensors go to --shape, the rest to --set")
     return inputs
 
 
@@ -187,7 +198,9 @@ def _interleaved(runs: dict[Any, Callable[[], Any]], rounds: int, device: torch.
 
 
 def _show(op: Op, lines: list[Line], auto: str, options: argparse.Namespace) -> None:
-    where = f"{options.threads} threads" if torch.device(options.device).type == "cpu" else torch.cuda.get_device_name(options.device)
+    where = (
+        f"{options.threads} thread{'s' * (options.threads > 1)}" if torch.device(options.device).type == "cpu" else torch.cuda.get_device_name(options.device)
+    )
     print(f"{op.name}, {options.dtype}, {options.device} ({where}), medians of {options.rounds} interleaved rounds")
     print(f"{'backend':12} {'forward':>11} {'with backward':>14} {'':>7}  error, of what the contract allows")
     ran = [line for line in lines if line.reason is None]

@@ -25,7 +25,8 @@ def test_every_analysis_tells_its_options(name, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["analyze", name.replace("_", "-"), "--help"])
     assert ended.value.code == 0
-    assert "--out" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "--out" in told and ("--model STR" not in told or f"vtkernels analyze {name} MODEL" in told)
 
 
 def test_without_a_name_all_are_told(capsys):
@@ -38,6 +39,7 @@ def test_without_a_name_all_are_told(capsys):
     [
         (["sharpnes"], "did you mean sharpness?"),
         (["ntk", "vit_nano_patch4"], "vit_nano_patch4_32"),
+        (["ntk", "runs/nowhere"], "got runs/nowhere; there is no such folder"),
         (["attention", "resnet_nano", "--samples", "4"], "attention"),
     ],
 )

@@ -76,6 +76,9 @@ def test_unknown_classes_are_told(arguments, message):
         (["--from", "nowhere.json"], "must be a recipe.json or a run's folder"),
         (["smoke", "--data.name", "cifar10"], "data.path must be the folder with the files of cifar10"),
         (["--resume"], "--resume must be given a run's folder"),
+        (["--resume", "nowhere"], "--resume must be the folder of a run, got nowhere; `vtkernels train RECIPE` begins one"),
+        (["--from", __file__], "expected JSON"),
+        (["--from", sys.executable], "must be a recipe.json or a run's folder"),
     ],
 )
 def test_mistakes_end_before_training(arguments, told, capsys, monkeypatch, tmp_path):
@@ -88,6 +91,16 @@ def test_mistakes_end_before_training(arguments, told, capsys, monkeypatch, tmp_
     # boxes of the terminal's width break lines
     assert told.replace(" ", "") in "".join(capsys.readouterr().err.replace("│", "").split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_that_could_go_on_are_named(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        for file in ("recipe.json", "last.pt"):
+            (tmp_path / "runs" / name / file).touch()
+    assert cli.main(["train", "--resume", "runs/thrid"]) == 2
+    assert "got runs/thrid; there are runs/first, runs/second" in capsys.readouterr().err
 
 
 def test_help_shows_types_defaults_and_words(capsys):

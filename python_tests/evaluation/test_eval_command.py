@@ -212,6 +212,7 @@ def test_the_sets_of_imagenet(options, tmp_path):
         ({"data": None}, "data must be a data set's name"),
         ({"data": "digit"}, "did you mean digits"),
         ({"model": "vit_nanoo"}, "no model is called"),
+        ({"model": "runs/nowhere"}, "got runs/nowhere; there is no such folder"),
         ({"corruption_names": ("rain",)}, "got rain"),
         ({"severities": (0,)}, "be some of 1, 2, 3, 4, 5"),
         ({"corruptions": "files"}, "corruption_path must be the folder"),

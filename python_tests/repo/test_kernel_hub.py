@@ -46,7 +46,11 @@ def loaded(exported: Path, name: str):
 def test_layout(exported):
     build = tomllib.loads((exported / "build.toml").read_text())
     assert build["general"]["name"] == "vtkernels" and build["general"]["hub"]["repo-id"] == "someone/vtkernels"
-    assert "torch-noarch" in build
+    # without a word about it the builder takes Python files alone
+    assert {".json", ".py"} >= {path.suffix for path in (exported / "torch-ext").rglob("*") if path.is_file()}
+    assert set(build["torch-noarch"]["pyext"]) == {"py", "json"}
+    card = (exported / "CARD.md").read_text()
+    assert f'get_kernel("someone/vtkernels", version={build["general"]["version"]}, trust_remote_code=["someone/vtkernels"])' in card
     for part in ("flake.nix", "CARD.md", "LICENSE", "tests/test_reference.py", "torch-ext/vtkernels/__init__.py"):
         assert (exported / part).is_file()
     folders = {path.name for path in (ROOT / "vtkernels" / "ops").iterdir() if (path / "op.py").exists()}

@@ -34,12 +34,23 @@ def test_classes_are_drawn_within_the_logits():
         (["window_atention", "--shape", "1x4x4x12"], "did you mean window_attention"),
         (["sgd_step_", "--shape", "4"], "in place"),
         (["window_attention", "--shape", "1x4x4x12"], "num_heads=3"),
+        (["window_attention"], "window_attention needs qkv, "),
+        (["window_attention", "--shape", "1x4x4x12", "--device", "cuda:9"], "sees no CUDA device"),
         (["window_attention", "--shape", "1x4xfour"], "8x56x56x288"),
         (["window_attention", "--shape", "1x4x4x12", "bais_table=9x1"], "bias_table"),
         (["window_attention", "--shape", "1x4x4x12", "--set", "num_hedas=2"], "did you mean num_heads"),
         (["window_attention", "--shape", "1x4x4x13", "--set", "num_heads=1", "window_size=4"], "must be 3 * C"),
     ],
 )
-def test_what_describes_no_call_is_refused(arguments, told, capsys):
-    assert profile.main([*arguments, "--device", "cpu"]) == 2
+def test_what_describes_no_call_is_refused(arguments, told, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert profile.main(arguments) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--threads", "--rounds"])
+def test_counts_are_at_least_one(flag, capsys):
+    with pytest.raises(SystemExit) as end:
+        profile.main(["jsd_consistency", "--shape", "6x10", flag, "0"])
+    assert end.value.code == 2
+    assert "at least 1, got '0'" in capsys.readouterr().err

@@ -74,6 +74,8 @@ class SubjectOptions:
         if Path(source).is_dir():
             recorded = _recorded(Path(source))
             built = create_model(recorded.pop("model"), checkpoint=str(Path(source) / "weights"), **{**recorded, **fields})
+        elif "/" in source:
+            fail("analysis", "model", "be a model's name or the folder of a training run", source, "there is no such folder")
         else:
             fields.setdefault("num_classes", num_classes)
             built = create_model(source, checkpoint=checkpoint if model else self.checkpoint, **fields)

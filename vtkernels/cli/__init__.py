@@ -2,6 +2,8 @@
 
 import argparse
 import math
+import os
+import sys
 
 import vtkernels
 from vtkernels._core.op import OPS
@@ -9,14 +11,16 @@ from vtkernels._core.op import OPS
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="vtkernels", description=vtkernels.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"vtkernels {vtkernels.__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
+    some_op = {"nargs": "?", "choices": sorted(OPS), "metavar": "OP", "help": f"one of {', '.join(sorted(OPS))}; default: all"}
     info = commands.add_parser("info", help="versions, devices, the build, and which backend runs which op")
     info.set_defaults(run=lambda options, rest: _info())
     check = commands.add_parser("check", help="hold every backend that runs here to its op's contract")
-    check.add_argument("op", nargs="?", choices=sorted(OPS), help="default: all")
+    check.add_argument("op", **some_op)
     check.set_defaults(run=lambda options, rest: _check([options.op] if options.op else sorted(OPS)))
     tuner = commands.add_parser("tune", help="measure how the Triton kernels are best launched on this GPU, and keep it for later calls")
-    tuner.add_argument("op", nargs="?", choices=sorted(OPS), help="default: all")
+    tuner.add_argument("op", **some_op)
     tuner.add_argument("--minutes", type=float, default=math.inf, help="begin nothing new after so long; what was measured by then is kept")
     tuner.set_defaults(run=lambda options, rest: _tune([options.op] if options.op else sorted(OPS), options.minutes))
     listing = commands.add_parser("list", help="names of models, recipes, data sets or ops")
@@ -37,7 +41,17 @@ def main(arguments: list[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     if rest and options.run not in [command.get_default("run") for command in (train, evaluate, analyze, student, bench)]:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return options.run(options, rest)
+    try:
+        done = options.run(options, rest)
+        sys.stdout.flush()
+        return done
+    except KeyboardInterrupt:
+        print("\nvtkernels: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # `vtkernels list models | head` has read enough; Python would flush once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _info() -> int:

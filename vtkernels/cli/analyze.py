@@ -6,9 +6,11 @@ from difflib import get_close_matches
 
 def analyze(arguments: list[str]) -> int:
     try:
+        # what comes out is drawn: to find that missing at the end would be too late
+        import matplotlib  # noqa: F401
         import tyro
-    except ImportError:
-        print("vtkernels analyze: expected tyro to be installed, got no such package; try pip install 'vtkernels[train]'", file=sys.stderr)
+    except ImportError as error:
+        print(f"vtkernels analyze: expected {error.name} to be installed, got no such package; try pip install 'vtkernels[train]'", file=sys.stderr)
         return 2
     from vtkernels.analysis import ANALYSES, analysis
 
@@ -25,9 +27,13 @@ def analyze(arguments: list[str]) -> int:
         return 2
     module = analysis(name)
     # `vtkernels analyze sharpness runs/x`: what is looked at needs no option's name
-    if rest and not rest[0].startswith("-") and "model" in module.Options.__dataclass_fields__:
+    of_one_model = "model" in module.Options.__dataclass_fields__
+    if rest and not rest[0].startswith("-") and of_one_model:
         rest = ["--model", *rest]
-    options = tyro.cli(module.Options, args=rest, prog=f"vtkernels analyze {name}")
+    words = f"{ANALYSES[name][0].upper()}{ANALYSES[name][1:]}."
+    if of_one_model:
+        words += f" vtkernels analyze {name} MODEL [OPTIONS], with a model's name or the folder of a run."
+    options = tyro.cli(module.Options, args=rest, prog=f"vtkernels analyze {name}", description=words)
     try:
         result = module.run(options)
         result.save(options.out)

@@ -13,4 +13,10 @@ def bench(arguments: list[str]) -> int:
         told = "expected to run from a checkout, which has benchmarks/ beside the package, got an installed package"
         print(f"vtkernels bench: {told}; clone the repository, or ask `python -m vtkernels.profile` about one call", file=sys.stderr)
         return 2
-    return subprocess.run([sys.executable, str(script), *arguments]).returncode
+    with subprocess.Popen([sys.executable, str(script), *arguments]) as process:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                # the script hears it as well, and ends with a page of what it has measured
+                continue

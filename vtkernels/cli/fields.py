@@ -25,7 +25,7 @@ def changed(recipe: Recipe, arguments: list[str], prog: str) -> Recipe:
     try:
         import tyro
     except ImportError:
-        raise RecipeError("vtkernels: options of recipes need tyro, which is not installed; try pip install 'vtkernels[train]'") from None
+        raise RecipeError("expected tyro to be installed, got no such package; try pip install 'vtkernels[train]'") from None
     recipe, rest = _chosen(recipe, arguments)
     told = [f"  --{_dashed(choice.path)} {{{','.join(choice.kinds)}}}" for choice in choices(recipe)]
     description = "\n".join(["Fields of the recipe. Some hold one of several things, to be chosen before their own fields:", "", *told])

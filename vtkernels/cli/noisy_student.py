@@ -18,7 +18,7 @@ RUNS = Path("runs")
 def noisy_student(arguments: list[str]) -> int:
     try:
         return _noisy_student(arguments)
-    except (RecipeError, CheckpointError, NonFiniteLoss, LoaderDied, FileExistsError) as error:
+    except (RecipeError, CheckpointError, NonFiniteLoss, LoaderDied, FileExistsError, ImportError) as error:
         print(f"vtkernels noisy-student: {error}", file=sys.stderr)
         return 2
 

@@ -20,11 +20,11 @@ CHECKPOINTS = ("last.pt", "previous.pt", "last", "previous")
 def train(arguments: list[str]) -> int:
     try:
         return _train(arguments)
-    except (RecipeError, CheckpointError, NonFiniteLoss, LoaderDied, FileExistsError) as error:
+    except (RecipeError, CheckpointError, NonFiniteLoss, LoaderDied, FileExistsError, ImportError) as error:
         print(f"vtkernels train: {error}", file=sys.stderr)
         return 2
     except Interrupted as error:
-        print(f"\nvtkernels train: {error}", file=sys.stderr)
+        # the trainer has said how to go on
         return int(error.code)
 
 
@@ -47,7 +47,8 @@ def _train(arguments: list[str]) -> int:
     options, rest = parser.parse_known_args(arguments)
     if options.help and not name and not options.source:
         parser.print_help()
-        print("\nrecipes:\n" + "\n".join(f"  {recipe:22} {describe_recipe(recipe)}" for recipe in list_recipes()))
+        width = max(map(len, list_recipes()))
+        print("\nrecipes:\n" + "\n".join(f"  {recipe:{width}}  {describe_recipe(recipe)}" for recipe in list_recipes()))
         parser.exit()
     given = [what for what in (name, options.source, options.resume) if what is not None]
     if len(given) != 1:
@@ -73,6 +74,9 @@ def _train(arguments: list[str]) -> int:
 
 def _resume(options: argparse.Namespace, rest: list[str]) -> int:
     folder = Path(options.resume) if options.resume else _latest_run()
+    if not (folder / "recipe.json").is_file():
+        there = ", ".join(map(str, sorted(_runs())[:8]))
+        raise RecipeError(f"--resume must be the folder of a run, got {folder}; " + (f"there are {there}" if there else "`vtkernels train RECIPE` begins one"))
     # more epochs, another monitor: what does not fit the checkpoint is told by the trainer
     recipe = changed(Recipe.load(folder), rest, f"vtkernels train --resume {folder}")
     with distributed.processes() as device:
@@ -109,7 +113,11 @@ def _free_folder(name: str) -> Path:
 
 
 def _latest_run() -> Path:
-    found = [path.parent for path in RUNS.glob("*/recipe.json") if any((path.parent / name).exists() for name in CHECKPOINTS)]
+    found = _runs()
     if not found:
         raise RecipeError(f"--resume must be given a run's folder where {RUNS}/ holds none, got nothing; `vtkernels train RECIPE` begins one")
     return max(found, key=lambda folder: (folder / "recipe.json").stat().st_mtime)
+
+
+def _runs() -> list[Path]:
+    return [path.parent for path in RUNS.glob("*/recipe.json") if any((path.parent / name).exists() for name in CHECKPOINTS)]

@@ -143,6 +143,8 @@ class EvaluationOptions:
                     f"{self.model}, which holds no recipe.json",
                     "try --model NAME --checkpoint FOLDER",
                 )
+            if "/" in self.model:
+                fail(what, "model", "be a model's name or the folder of a run", self.model, "there is no such folder")
             # which tells names like it
             model_config(self.model)
         if self.data is None:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import logging
 import pickle
@@ -136,15 +137,19 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(str(error)) from error
 
 
+def check_weights_can_be_written() -> None:
+    if importlib.util.find_spec("safetensors") is None:
+        raise ImportError("save_model: expected safetensors to be installed, got no such package; try pip install 'vtkernels[models]'")
+
+
 def save_model(model: nn.Module, folder: Path, state: dict[str, Tensor] | None = None) -> None:
     """model.safetensors, and config.json beside it, from which `create_model(checkpoint=folder)` makes the same model again.
 
     `state` replaces the model's own, whose weights may lie on several processes.
     """
-    try:
-        from safetensors.torch import save_file
-    except ImportError as error:
-        raise ImportError("save_model: writing weights needs safetensors; pip install 'vtkernels[models]'") from error
+    check_weights_can_be_written()
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     state = model.state_dict() if state is None else state
     # the format knows no two names for one memory

@@ -6,6 +6,7 @@ import fnmatch
 import importlib
 import pkgutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -60,6 +61,8 @@ def _all_models() -> dict[str, tuple[type[nn.Module], Variant]]:
 
 def _find(name: str) -> tuple[type[nn.Module], Variant]:
     models = _all_models()
+    if name not in models and Path(name).is_dir():
+        raise ValueError(f"create_model: the first argument must be a model's name, got the folder {name!r}; what a run has learnt goes to `checkpoint`")
     if name not in models:
         raise ValueError(f"create_model: no model is called {name!r}; {_nearest(name, models)}; vt.list_models() gives all")
     return models[name]

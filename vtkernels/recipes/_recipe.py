@@ -107,9 +107,10 @@ class Recipe:
         """From a file, or from the run whose folder is given."""
         path = Path(path)
         path = path / "recipe.json" if path.is_dir() else path
-        if not path.is_file():
+        try:
+            return from_json(cls, path.read_text(), str(path))
+        except (OSError, UnicodeDecodeError):
             refuse("--from", "be a recipe.json or a run's folder", str(path), "every run writes one into its folder")
-        return from_json(cls, path.read_text(), str(path))
 
     def resolved(self, world: int = 1) -> Self:
         """With the learning rates that the batch and the number of processes ask for; resolving once more changes nothing."""

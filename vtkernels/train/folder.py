@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vtkernels.models._checkpoint import SAVED, save_model
+from vtkernels.models._checkpoint import SAVED, check_weights_can_be_written, save_model
 from vtkernels.train import checkpoint, distributed, sharded
 from vtkernels.train.errors import CheckpointError
 
@@ -32,6 +32,7 @@ class RunFolder:
 
     def prepare(self) -> None:
         """Fails where nothing can be written, before hours are spent on what could not be kept."""
+        check_weights_can_be_written()
         self._on_first(lambda: checkpoint.probe(self.path))
 
     def write(self, state: dict[str, Any], best: bool = False) -> Path:

@@ -75,6 +75,7 @@ class Report(Observer):
 
     def page(self, trainer: "Trainer", history: History) -> str:
         self._plots, self._trainer, self._history = self.folder / "plots", trainer, history
+        self._drawn: dict[str, Path] = {}
         parts = [
             ("Curves", self._curves),
             ("Epochs", self._epochs),
@@ -212,7 +213,7 @@ def _section(make: Callable[[], str]) -> str:
         return make()
     # whatever is wrong with one part, the others are worth having
     except Exception as error:
-        log.warning("a part of the report is left out: %s", error, exc_info=not isinstance(error, ValueError))
+        log.warning("a part of the report is left out: %s", error, exc_info=not isinstance(error, ValueError | ImportError))
         return f"<p>Left out: {escape(str(error) or type(error).__name__)}.</p>"
 
 

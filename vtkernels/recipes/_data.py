@@ -25,6 +25,10 @@ class KnownSet(NamedTuple):
 # DomainNet's sizes depend on the domain and are told apart below
 KNOWN = {
     "imagenet": KnownSet("train", "val", 1_281_167, 50_000, 1000),
+    "imagenet-100": KnownSet("train", "val", 126_689, 5_000, 100),
+    # of its 14,197,122 images every 256th is held back
+    "imagenet-21k": KnownSet("train", "val", 14_141_664, 55_458, 21_841),
+    "tiny-imagenet": KnownSet("train", "val", 100_000, 10_000, 200),
     "cifar10": KnownSet("train", "test", 50_000, 10_000, 10),
     "cifar100": KnownSet("train", "test", 50_000, 10_000, 100),
     # papers train on the union of the two smaller splits

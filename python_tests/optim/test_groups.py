@@ -137,7 +137,7 @@ def test_swin_after_simmim():
 
 def test_the_trunk_may_learn_more_slowly_than_its_head():
     model = swin()
-    assert [name for name in trunk_and_head(model)[1]] == ["head.fc.weight", "head.fc.bias"]
+    assert trunk_and_head(model)[1] == ["head.fc.weight", "head.fc.bias"]
     groups = named_groups(Task(model), weight_decay=0.05, lr=0.05, layer_decay=0.01, layers=trunk_and_head)
     # a loss of its own learns as fast as the head
     rates = {name: group["lr"] for name, group in groups.items() if name.startswith("model.")}

@@ -140,6 +140,8 @@ def create_model(
     take_over_linear_layers(model)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
+    if saved is not None and "statistics" in saved:
+        model.statistics = tuple(map(tuple, saved["statistics"]))
     return FeatureMaps(model) if features_only else model
 
 

@@ -55,6 +55,14 @@ DOMAINS = {
 DRAWN = ("digits", "shapes")
 
 
+def statistics_named(name: Literal["imagenet", "half", "none"]) -> "Statistics":
+    """Those that no set has of its own."""
+    from vtkernels.data.datasets import Statistics
+    from vtkernels.data.datasets._base import IMAGENET_STATISTICS
+
+    return {"imagenet": IMAGENET_STATISTICS, "half": Statistics((0.5,) * 3, (0.5,) * 3), "none": Statistics((0.0,) * 3, (1.0,) * 3)}[name]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bootstrap:
     """Labels of the training images are what an earlier model says of them: a second training is not told of the first one's noise.
@@ -197,11 +205,7 @@ class Data:
             refuse("data.path", f"hold the files of {self.name}", str(self.path), str(error))
 
     def statistics(self, dataset: "ImageDataset") -> "Statistics | None":
-        from vtkernels.data.datasets import Statistics
-        from vtkernels.data.datasets._base import IMAGENET_STATISTICS
-
-        half = Statistics((0.5,) * 3, (0.5,) * 3)
-        return {"set": dataset.statistics, "imagenet": IMAGENET_STATISTICS, "half": half, "none": Statistics((0.0,) * 3, (1.0,) * 3)}[self.normalize]
+        return dataset.statistics if self.normalize == "set" else statistics_named(self.normalize)
 
     def tiny(self, name: str) -> "Data":
         return replace(

@@ -201,6 +201,7 @@ TABLE = {
         "optim.lr": 1e-3,
         "optim.weight_decay": 0.03,
         "schedule": "Linear",
+        "schedule.warmup": 0,
         "schedule.warmup_updates": 10_000,
         "schedule.final_lr": 1e-5,
         "train.epochs": 90,
@@ -280,9 +281,8 @@ TABLE = {
     "sam_paper_cifar": SGD_PAPER | {"sam": "SAM", "sam.rho": 0.05},
     "sam_paper_cifar-cutout": SGD_PAPER | {"erase": "Cutout", "erase.length": 16, "sam": "SAM"},
     "sam_paper_cifar-autoaugment": SGD_PAPER | {"augment.policy": "AutoAugment", "augment.policy.policy": "cifar", "sam": "SAM"},
-    "asam_paper_cifar": SAM_CIFAR
-    | {"erase": None, "task.loss.smoothing": 0.1, "schedule": "Cosine", "sam": "ASAM", "sam.rho": 0.5}
-    | dict.fromkeys(("erase.length", "erase.prob", "schedule.at", "schedule.factor")),
+    "asam_paper_cifar": {name: value for name, value in SAM_CIFAR.items() if not name.startswith(("erase", "schedule"))}
+    | {"erase": None, "task.loss.smoothing": 0.1, "schedule": "Cosine", "sam": "ASAM", "sam.rho": 0.5},
     "asam_paper_cifar-cifar100": {"data.name": "cifar100", "sam": "ASAM", "sam.rho": 1.0},
     "sam_paper_resnet50": SAM_IMAGENET | {"model.name": "resnet50", "train.epochs": 100},
     "sam_paper_resnet101-200": SAM_IMAGENET | {"model.name": "resnet101", "train.epochs": 200},
@@ -305,10 +305,7 @@ TABLE = {
 
 @pytest.mark.parametrize("name", TABLE)
 def test_resolved_values_are_the_tables_of_later_stages(name):
-    assert_resolved_as(
-        name,
-        {path: value for path, value in TABLE[name].items() if value is not None or "." not in path or path.startswith(("mix", "model", "augment", "train"))},
-    )
+    assert_resolved_as(name, TABLE[name])
 
 
 def test_every_recipe_is_in_a_table():
@@ -335,7 +332,8 @@ def test_simmim_counts_layers_as_its_code():
 def test_a_trunk_learns_a_hundred_times_more_slowly():
     recipe = get_recipe("t2t_transfer")
     groups = recipe.optim.groups(task_without_memory(recipe, 10))
-    assert {group["lr_scale"]: sum(param.numel() for param in group["params"]) for group in groups if group["lr_scale"] == 1.0} in ({1.0: 10}, {1.0: 3840})
+    of_head = [param.numel() for group in groups if group["lr_scale"] == 1.0 for param in group["params"]]
+    assert sorted(of_head) == [10, 384 * 10]
     assert {group["lr_scale"] for group in groups} == {0.01, 1.0}
 
 

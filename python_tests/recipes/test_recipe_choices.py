@@ -156,6 +156,9 @@ def test_second_training_learns_what_the_first_one_said(tmp_path):
     assert first.model((shown - mean) / std).argmax(1).tolist() == relabelled.targets[:20].tolist()
     # the images that judge keep their labels
     assert (valid.targets == SMOKE.data.datasets()[1].targets).all()
+    # a second training may normalise otherwise: the first one's model sees what it knows
+    again, _ = replace(noisy.data, normalize="half", relabel=Bootstrap(run=str(tmp_path / "first"))).datasets()
+    assert (again.targets == relabelled.targets).all()
     with pytest.raises(RecipeError, match="data.relabel.run must be the run whose model tells the labels, got 'nowhere'"):
         replace(noisy.data, relabel=Bootstrap(run="nowhere")).datasets()
 

@@ -161,6 +161,12 @@ def test_a_plan_counts_the_teacher():
     assert "teacher    not given yet" in plan(get_recipe("kd_cifar"))
 
 
+def test_a_plan_counts_a_teacher_that_only_timm_has():
+    peer("timm")
+    lines = dict(line.split(maxsplit=1) for line in plan(get_recipe("deit_distilled")).splitlines())
+    assert lines["teacher"].startswith("timm:regnety_160.deit_in1k, 83.59 M parameters, 15.9")
+
+
 @pytest.mark.parametrize("name", ["kd", "kd_hard", "deit_distilled", "deit_distilled_soft"])
 def test_tiny_recipes_need_no_weights(name):
     recipe = tiny(get_recipe(name))

@@ -122,7 +122,7 @@ TESTS = "for tests and demonstrations"
 register(
     ImageBert,
     {
-        "bert_grey_nano_patch4_32": _variant(0, 10, TESTS, img_size=32, levels=64, width=96, depth=2, heads=4, hidden=192, dropout=0.0),
-        "bert_grey_base_patch16_224": _variant(0, patch_size=16, levels=256),
+        "bert_grey_nano_patch4_32": _variant(172_618, 10, TESTS, img_size=32, levels=64, width=96, depth=2, heads=4, hidden=192, dropout=0.0),
+        "bert_grey_base_patch16_224": _variant(86_765_032, patch_size=16, levels=256),
     },
 )

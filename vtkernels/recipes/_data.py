@@ -79,6 +79,7 @@ class Bootstrap:
         from vtkernels.models import create_model
         from vtkernels.recipes._build import validation_loader
         from vtkernels.recipes._recipe import Recipe
+        from vtkernels.recipes._teacher import renormalized
         from vtkernels.train import distributed
 
         if self.run is None:
@@ -89,7 +90,8 @@ class Bootstrap:
             refuse("data.relabel.run", "be the run whose model tells the labels", repr(self.run), str(error))
         if model.num_classes != len(train.classes):
             refuse("data.relabel.run", f"know the {len(train.classes)} classes of {data.name}", f"{self.run!r} of {model.num_classes}")
-        device = distributed.this_device()
+        given = data.statistics(train)
+        model, device = renormalized(model, given, model.statistics or given), distributed.this_device()
         # images as evaluation sees them, none left out
         loader = validation_loader(Recipe(data=replace(data, on_corrupt="raise")), train, data.valid_batch_size or data.batch_size, device)
         return relabelled(train, predict(model, loader, device=device).logits.argmax(1).cpu().numpy())

@@ -33,6 +33,11 @@ class Renormalized(nn.Module):
         return self.model((images * self.factor + self.shift).to(images.dtype))
 
 
+def renormalized(model: nn.Module, given: "Statistics", own: "Statistics") -> nn.Module:
+    """The model itself, if it knows images as they are given."""
+    return model if own == given else Renormalized(model, given, own)
+
+
 def teacher(source: str | None, architecture: str | None, given: "Given", normalize: Normalized | None = None) -> nn.Module:
     """Ready to answer to the student's images, with as many classes; whatever does not fit is told by its field."""
     if source is None:
@@ -97,7 +102,7 @@ def _seeing(model: nn.Module, source: str, given: "Statistics", normalize: Norma
     if own is None:
         hint = "--task.teacher-normalize imagenet, half or none; or student, if it was trained on images normalised as the student's"
         refuse("task.teacher_normalize", f"be told, since {source} does not say how its images were normalised", None, hint)
-    return model if own == given else Renormalized(model, given, own)
+    return renormalized(model, given, own)
 
 
 def _statistics(model: nn.Module, source: str) -> "Statistics | None":
@@ -107,7 +112,8 @@ def _statistics(model: nn.Module, source: str) -> "Statistics | None":
     if source.startswith("timm:"):
         try:
             from timm.models import get_pretrained_cfg
-        except ImportError:
+        # of a torchvision that does not fit torch, timm gets no further
+        except (ImportError, RuntimeError):
             return None
         card = get_pretrained_cfg(source.removeprefix("timm:"), allow_unregistered=True)
         return card and Statistics(tuple(card.mean), tuple(card.std))
@@ -155,6 +161,6 @@ def _timm(name: str, **options: object) -> nn.Module:
     """An architecture that only timm has."""
     try:
         import timm
-    except ImportError as error:
-        raise ImportError(f"{name} is a model of timm's, which is not installed ({error}); pip install timm") from error
+    except (ImportError, RuntimeError) as error:
+        raise ImportError(f"{name} is a model of timm's, which cannot be imported ({error}); pip install timm") from error
     return timm.create_model(name, **options)

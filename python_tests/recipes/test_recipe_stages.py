@@ -1,6 +1,9 @@
 """Recipes in stages, transfers and further papers against the published tables, field by field."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 from test_recipe_tables import (
     CCT,
     CIFAR,
@@ -23,7 +26,8 @@ from test_recipe_tables import TABLE as FURTHER_TABLE
 from test_recipe_values import DISTILLED, SWIN, assert_resolved_as
 from test_recipe_values import TABLE as FIRST_TABLE
 
-from vtkernels.recipes import get_recipe, list_recipes
+from vtkernels.models import create_model
+from vtkernels.recipes import Constant, build, get_recipe, list_recipes, tiny
 from vtkernels.recipes._plan import task_without_memory
 
 SWIN_21K = SWIN | {
@@ -335,6 +339,18 @@ def test_a_trunk_learns_a_hundred_times_more_slowly():
     of_head = [param.numel() for group in groups if group["lr_scale"] == 1.0 for param in group["params"]]
     assert sorted(of_head) == [10, 384 * 10]
     assert {group["lr_scale"] for group in groups} == {0.01, 1.0}
+
+
+def test_a_stage_begins_with_the_weights_of_the_one_before(tmp_path):
+    first = replace(tiny(get_recipe("t2t"), epochs=1), schedule=Constant())
+    trainer = build(replace(first, data=replace(first.data, fraction=0.1)), folder=tmp_path)
+    trainer.fit()
+    # on another set, of other classes
+    second = tiny(get_recipe("t2t_transfer-cars"), data="shapes", epochs=1)
+    tuned = build(replace(second, model=replace(second.model, checkpoint=str(tmp_path)))).model
+    before, after = create_model(checkpoint=tmp_path).state_dict(), tuned.state_dict()
+    assert {name for name in after if after[name].shape != before[name].shape or not torch.equal(after[name], before[name])} == {"head.weight", "head.bias"}
+    assert after["head.bias"].shape == (8,)
 
 
 def test_the_first_bias_of_a_classifier():

@@ -10,8 +10,8 @@ from vtkernels.data.datasets import Statistics
 from vtkernels.models import create_model
 from vtkernels.models._checkpoint import save_model
 from vtkernels.recipes import Distillation, RecipeError, build, get_recipe, plan, tiny
-from vtkernels.recipes._plan import holder_of, memory_of, task_without_memory
-from vtkernels.recipes._task import Given
+from vtkernels.recipes._plan import memory_of, task_without_memory
+from vtkernels.recipes._task import Given, holder_of
 from vtkernels.recipes._teacher import teacher
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))

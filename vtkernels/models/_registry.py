@@ -80,6 +80,11 @@ def model_info(name: str) -> Info:
     return _find(name)[1].info
 
 
+def family_of(name: str) -> type[nn.Module]:
+    """The class of the model."""
+    return _find(name)[0]
+
+
 def siblings(name: str) -> list[str]:
     """The variants of the model's family, itself included, in the order of its table."""
     family = _find(name)[0]

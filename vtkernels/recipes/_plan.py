@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vtkernels.recipes._build import check, check_size, updates_per_epoch
 from vtkernels.recipes._errors import RecipeError, refuse
 from vtkernels.recipes._recipe import Recipe
-from vtkernels.recipes._task import Given
+from vtkernels.recipes._task import Given, holder_of
 
 if TYPE_CHECKING:
     from vtkernels.train import Task
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 GIB = 2**30
 # what a process is taken to compute in a second: about a third of what GPUs of 2020 do in bfloat16
 ASSUMED_SPEED = 100e12
+PASSES = {1: "a forward and backward pass", 2: "two forward and backward passes"}
 
 
 class Memory(NamedTuple):
@@ -50,7 +51,7 @@ def plan(recipe: Recipe, world: int = 1) -> str:
     work = work_of(recipe, gmacs * 1e9, of_teacher * 1e9, updates)
     views = f", {recipe.augment.views} views of each image" if recipe.augment.views > 1 else ""
     views += f", and {beside} times as many without labels" if beside else ""
-    passes = "a forward and backward pass" if recipe.sam is None else "two forward and backward passes"
+    passes = PASSES.get(passes_of(recipe), f"{passes_of(recipe)} forward and backward passes")
     lines = {
         "recipe": recipe.name,
         "model": f"{recipe.model.name}, {parameters / 1e6:.2f} M parameters, {gmacs:.3g} G multiply-adds an image forward",
@@ -75,13 +76,6 @@ def task_without_memory(recipe: Recipe, classes: int) -> "Task":
         model = replace(recipe.model, checkpoint=None).build(recipe.data.size, classes)
         check_size(recipe, model)
         return recipe.task.build(Given(model, classes, recipe.mix is not None, recipe.augment.views, recipe.data.size))
-
-
-def holder_of(field: str, task: Any) -> Any:
-    """The task, or one that it wraps, that has such a field; None if there is none."""
-    while task is not None and not hasattr(task, field):
-        task = getattr(task, "inner", None)
-    return task
 
 
 def _teacher_line(recipe: Recipe, teacher: torch.nn.Module | None, gmacs: float) -> dict[str, str]:
@@ -131,11 +125,17 @@ def macs_of(model: torch.nn.Module, size: int) -> int:
     return counter.get_total_flops() // 2
 
 
+def passes_of(recipe: Recipe) -> int:
+    """Through the model, forward and backward, for one update: SAM's are two, and each begins with the steps of an attack, if there is one."""
+    attack = holder_of("epsilon", recipe.task)
+    return (1 if recipe.sam is None else 2) * (1 if attack is None else 1 + attack.steps)
+
+
 def work_of(recipe: Recipe, macs: float, of_teacher: float, updates: int) -> float:
     """Floating point operations of a whole training: the backward costs two forwards, and what is not kept is computed once more."""
     forwards = 4 if recipe.train.grad_checkpointing else 3
-    passes = (1 if recipe.sam is None else 2) * recipe.augment.views * recipe.data.batch_size * updates * recipe.train.epochs
-    return 2 * (macs * forwards + of_teacher) * passes
+    images = passes_of(recipe) * recipe.augment.views * recipe.data.batch_size * updates * recipe.train.epochs
+    return 2 * (macs * forwards + of_teacher) * images
 
 
 def _fused_ops() -> dict[Any, Any]:

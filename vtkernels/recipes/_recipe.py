@@ -42,10 +42,14 @@ class Model:
     options: dict[str, Scalar] = field(default_factory=dict)
 
     def check(self) -> None:
+        from vtkernels.models import Model as ImageModel
         from vtkernels.models import list_models
+        from vtkernels.models._registry import family_of
 
         if self.name not in list_models():
             refuse("model.name", "be one of `vtkernels list models`", repr(self.name), nearest(self.name, list_models()))
+        if not issubclass(family_of(self.name), ImageModel):
+            refuse("model.name", "be a model of images", repr(self.name), "bert_grey_nano_patch4_32 makes words of them")
 
     def build(self, size: int, num_classes: int) -> "nn.Module":
         from torch import nn

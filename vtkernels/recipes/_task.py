@@ -445,8 +445,13 @@ def check_unmixed(given: Given) -> None:
 Task = Classification | Drloc | Adversarial | Distillation | NoisyStudent | FixMatch | Segmentation | Detection
 
 
+def holder_of(field: str, task: Any) -> Any:
+    """The task, or one that it wraps, that has such a field; None if there is none."""
+    while task is not None and not hasattr(task, field):
+        task = getattr(task, "inner", None)
+    return task
+
+
 def pool_of(task: Any) -> type | None:
     """The kind of unlabelled images that a task, or the one it wraps, learns from."""
-    while hasattr(task, "inner"):
-        task = task.inner
-    return getattr(task, "POOL", None)
+    return getattr(holder_of("POOL", task), "POOL", None)

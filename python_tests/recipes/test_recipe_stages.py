@@ -300,6 +300,23 @@ TABLE = {
     | {"data.batch_size": 256, "task.epsilon": 4 / 255, "task.step": 1 / 255, "optim.weight_decay": 1e-4, "train.epochs": 200},
     "cutout_cifar": CIFAR | {"erase": "Cutout", "erase.length": 16, "erase.prob": 1.0},
     "cutout_cifar-cifar100": CIFAR | {"data.name": "cifar100", "erase": "Cutout", "erase.length": 8},
+    "erasing_cifar": CIFAR
+    | {
+        "erase": "RandomErasing",
+        "erase.prob": 0.5,
+        "erase.area": (0.02, 0.4),
+        "erase.aspect": 0.3,
+        "erase.mode": "const",
+        "schedule.at": (1 / 2, 3 / 4),
+        "schedule.factor": 0.1,
+        "train.epochs": 300,
+    },
+    "vit_small_data_plain": {name: value for name, value in small("vit_small_data_patch4_32").items() if not name.startswith("augment.policy")}
+    | {"augment.policy": None, "schedule.warmup": 10, "train.epochs": 100},
+    **{
+        f"swinv2_{size}": SWIN | {"model.name": f"swinv2_{name}_window8_256", "model.drop_path": rate, "data.size": 256}
+        for size, name, rate in (("t", "tiny", 0.2), ("s", "small", 0.3), ("b", "base", 0.5))
+    },
     "cutmix_imagenet": RESNET | {"mix": "Mixup", "mix.mixup": 0.0, "mix.cutmix": 1.0, "mix.prob": 1.0, "train.epochs": 300},
     "ade20k_upernet_s": {"model.name": "swin_small_patch4_window7_224", "model.drop_path": 0.3},
     "ade20k_upernet_b": {"model.name": "swin_base_patch4_window7_224", "model.drop_path": 0.3},

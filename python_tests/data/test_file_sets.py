@@ -125,6 +125,36 @@ def test_folders_and_their_subsets(tree):
         create_dataset("imagenet", "val", root=tree)
 
 
+def test_imagenet_100_has_its_classes_alone(tree):
+    with pytest.raises(ValueError, match="hold 100 classes, got 4; of the whole of ImageNet the option classes takes some"):
+        create_dataset("imagenet-100", "train", root=tree)
+
+
+def test_imagenet_21k_holds_every_256th_image_back(tmp_path):
+    for number in range(260):
+        draw(tmp_path / f"n{number // 130:02d}" / f"{number:03d}.JPEG", number % 256)
+    whole, train, val = (create_dataset("imagenet-21k", split, root=tmp_path) for split in ("all", "train", "val"))
+    assert val.paths == [whole.paths[0], whole.paths[256]]
+    assert val.targets.tolist() == [0, 1]
+    assert train.paths == whole.paths[1:256] + whole.paths[257:]
+    assert train.classes == val.classes == ("n00", "n01")
+
+
+def test_tiny_imagenet(tmp_path):
+    for level, label in enumerate(("n02", "n01")):
+        draw(tmp_path / "train" / label / "images" / f"{label}_0.JPEG", level)
+        draw(tmp_path / "val" / "images" / f"val_{level}.JPEG", 10 + level)
+    annotations = tmp_path / "val" / "val_annotations.txt"
+    annotations.write_text("val_1.JPEG\tn02\t0\t32\t44\t62\nval_0.JPEG\tn01\t1\t2\t3\t4\n")
+    train, val = (create_dataset("tiny-imagenet", split, root=tmp_path) for split in ("train", "val"))
+    assert train.classes == val.classes == ("n01", "n02")
+    assert levels(train) == [1, 0] and levels(val) == [11, 10] and val.targets.tolist() == [1, 0]
+    assert train.statistics == val.statistics and train.statistics.mean == (0.4802, 0.4481, 0.3975)
+    annotations.write_text("val_1.JPEG\tn09\n")
+    with pytest.raises(ValueError, match="val_annotations.txt:1 must read '<image> <class> <box>' with a class of train/"):
+        create_dataset("tiny-imagenet", "val", root=tmp_path)
+
+
 def test_imagenet_c(tmp_path):
     draw(tmp_path / "fog" / "2" / "n01" / "ILSVRC2012_val_00000001.JPEG", 2)
     draw(tmp_path / "blur" / "zoom_blur" / "5" / "n01" / "ILSVRC2012_val_00000001.JPEG", 5)

@@ -14,6 +14,7 @@ from vtkernels.optim import (
     normalized_weight_decay,
     param_groups,
     swin_simmim_layers,
+    trunk_and_head,
 )
 
 SWIN = {"depths": (2, 2), "width": 16, "heads": (2, 4), "num_classes": 5}
@@ -132,6 +133,16 @@ def test_swin_after_simmim():
     assert groups["model.layers.1.downsample.reduction.weight"]["lr_scale"] == pytest.approx(0.8**3)
     default = named_groups(Task(model), weight_decay=0.05, layer_decay=0.8)
     assert default["model.layers.1.downsample.reduction.weight"]["lr_scale"] == pytest.approx(0.8**2)
+
+
+def test_the_trunk_may_learn_more_slowly_than_its_head():
+    model = swin()
+    assert trunk_and_head(model)[1] == ["head.fc.weight", "head.fc.bias"]
+    groups = named_groups(Task(model), weight_decay=0.05, lr=0.05, layer_decay=0.01, layers=trunk_and_head)
+    # a loss of its own learns as fast as the head
+    rates = {name: group["lr"] for name, group in groups.items() if name.startswith("model.")}
+    assert rates.pop("model.head.fc.weight") == rates.pop("model.head.fc.bias") == 0.05
+    assert set(rates.values()) == {0.01 * 0.05}
 
 
 def test_an_optimizer_takes_them():

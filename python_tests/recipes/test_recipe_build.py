@@ -41,6 +41,7 @@ def changed(section, **fields):
     ("recipe", "message"),
     [
         (changed("model", name="vit_nano"), "model.name must be one of .*did you mean"),
+        (changed("model", name="bert_nano"), "model.name must be a model of images, got 'bert_nano'; bert_grey_nano_patch4_32 makes words of them"),
         (changed("model", num_classes=7), "model.num_classes must be 10, as many as digits has, got 7"),
         (changed("model", options={"initt": 1}), "model.options must be fields of vit_nano_patch4_32.*'initt'"),
         (changed("model", checkpoint="nowhere.safetensors"), "model.checkpoint must be weights that exist"),

@@ -156,6 +156,9 @@ def test_second_training_learns_what_the_first_one_said(tmp_path):
     assert first.model((shown - mean) / std).argmax(1).tolist() == relabelled.targets[:20].tolist()
     # the images that judge keep their labels
     assert (valid.targets == SMOKE.data.datasets()[1].targets).all()
+    # a second training may normalise otherwise: the first one's model sees what it knows
+    again, _ = replace(noisy.data, normalize="half", relabel=Bootstrap(run=str(tmp_path / "first"))).datasets()
+    assert (again.targets == relabelled.targets).all()
     with pytest.raises(RecipeError, match="data.relabel.run must be the run whose model tells the labels, got 'nowhere'"):
         replace(noisy.data, relabel=Bootstrap(run="nowhere")).datasets()
 
@@ -165,9 +168,22 @@ def test_commands_make_the_same_updates():
     one, eight = commands("deit")
     assert one == "vtkernels train deit --data.path imagenet --train.accumulate 8"
     assert eight == "torchrun --nproc-per-node 8 -m vtkernels train deit --data.path imagenet"
+    assert commands("noisy_student")[1].endswith(
+        "vtkernels noisy-student noisy_student --data.path imagenet --unlabelled.name folder --unlabelled.path unlabelled"
+    )
+    assert commands("noisy_student_svhn")[0] == "vtkernels noisy-student noisy_student_svhn --data.path svhn --unlabelled.path svhn"
+    assert commands("kd_cifar")[0] == "vtkernels train kd_cifar --data.path cifar10 --task.teacher FOLDER"
     # its rate follows the number of processes
     assert commands("cvt")[0].endswith("--train.accumulate 8 --optim.lr 0.002")
     assert get_recipe("cvt").resolved(8).optim.lr == 2e-3
+
+
+def test_a_plan_counts_the_steps_of_an_attack():
+    plain, attacked = (dict(line.split(maxsplit=1) for line in plan(replace(SMOKE, task=task)).splitlines()) for task in (SMOKE.task, Adversarial(steps=7)))
+    assert plain["steps"].endswith("a forward and backward pass each")
+    assert attacked["steps"].endswith("8 forward and backward passes each")
+    work = [float(lines["compute"].split()[0]) for lines in (plain, attacked)]
+    assert work[1] == pytest.approx(8 * work[0], rel=0.01)
 
 
 def test_smoothing_of_adversarial_targets_is_that_of_its_task():

@@ -29,7 +29,7 @@ def trains_and_resumes(name: str, folder) -> None:
     assert Recipe.load(folder).name == name
 
 
-QUICK = ["smoke", "swin_t_drloc", "augmix_cifar", "deit_iii", "linear_probe", "augmix_cifar_adversarial", "noisy_labels", "cct"]
+QUICK = ["smoke", "bert_like", "swin_t_drloc", "augmix_cifar", "deit_iii", "linear_probe", "augmix_cifar_adversarial", "noisy_labels", "cct", "t2t_transfer"]
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -48,7 +48,7 @@ def test_all_recipes_train_and_resume(name, tmp_path):
     trains_and_resumes(name, tmp_path)
 
 
-PLANNED = ["deit_384_attention", "cait_xxs24", "cvt", "vit_small_data_spt_lsa", "noisy_labels_bootstrap", "augmix_cifar_adversarial"]
+PLANNED = ["bert_like", "kd", "swin_b_simmim", "deit_384_attention", "cait_xxs24", "cvt", "vit_small_data_spt_lsa", "noisy_labels_bootstrap"]
 
 
 def is_planned(name: str) -> None:

@@ -6,15 +6,19 @@ import pytest
 import torch
 from optional import peer
 
+from vtkernels.data.datasets import Statistics
 from vtkernels.models import create_model
 from vtkernels.models._checkpoint import save_model
-from vtkernels.recipes import Distillation, RecipeError, build, get_recipe, tiny
-from vtkernels.recipes._plan import task_without_memory
-from vtkernels.recipes._task import Given
+from vtkernels.recipes import Distillation, RecipeError, build, get_recipe, plan, tiny
+from vtkernels.recipes._plan import memory_of, task_without_memory
+from vtkernels.recipes._task import Given, holder_of
 from vtkernels.recipes._teacher import teacher
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 GIVEN = Given(None, 10, False, 1, 32)
+# by which images of 32 pixels are normalised
+DIGITS = Statistics((0.305,) * 3, (0.324,) * 3)
+HALF = Statistics((0.5,) * 3, (0.5,) * 3)
 
 
 def distilling(source, architecture=None, **options):
@@ -26,6 +30,7 @@ def distilling(source, architecture=None, **options):
 def saved(tmp_path):
     """A teacher with a config beside it, as a run leaves it."""
     model = create_model("resnet_nano", num_classes=10)
+    model.statistics = DIGITS
     save_model(model, tmp_path / "weights")
     return model.eval(), tmp_path
 
@@ -57,7 +62,7 @@ def test_a_model_that_only_timm_has(tmp_path):
     torch.save(theirs.state_dict(), tmp_path / "timm.pth")
     found = teacher(str(tmp_path / "timm.pth"), "timm:test_resnet", GIVEN)
     assert torch.equal(found(IMAGES), theirs(IMAGES))
-    trainer = build(distilling(tmp_path / "timm.pth", "timm:test_resnet", form="soft", temperature=4.0, alpha=0.9))
+    trainer = build(distilling(tmp_path / "timm.pth", "timm:test_resnet", teacher_normalize="student", form="soft", temperature=4.0, alpha=0.9))
     images, targets = next(iter(trainer.train_loader))
     trainer.module.train()
     outcome = trainer.module(images, targets, 0.0)
@@ -85,6 +90,47 @@ def test_a_teacher_is_clean_frozen_and_nobodys_weights(saved):
     assert len(trainer.task.state_dict()) == len(trainer.model.state_dict())
 
 
+def test_a_teacher_sees_images_normalised_as_it_knows_them(saved):
+    model, folder = saved
+    raw = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in DIGITS)
+    found = teacher(str(folder), None, GIVEN._replace(statistics=HALF))
+    torch.testing.assert_close(found((raw - 0.5) / 0.5), model((raw - mean) / std))
+    assert not list(found.parameters())[0].requires_grad
+    # of the same statistics nothing is changed, nor where it is told so
+    assert type(teacher(str(folder), None, GIVEN._replace(statistics=DIGITS))) is type(model)
+    assert type(teacher(str(folder), None, GIVEN._replace(statistics=HALF), "student")) is type(model)
+    told = teacher(str(folder), None, GIVEN._replace(statistics=DIGITS), "none")
+    torch.testing.assert_close(told((raw - mean) / std), model(raw))
+
+
+def test_weights_that_do_not_tell_how_images_were_normalised_are_refused(tmp_path):
+    torch.save(create_model("resnet_nano", num_classes=10).state_dict(), tmp_path / "bare.pth")
+    with pytest.raises(
+        RecipeError, match=r"task.teacher_normalize must be told, since .*bare.pth does not say .*--task.teacher-normalize imagenet, half or none"
+    ):
+        build(distilling(tmp_path / "bare.pth", "resnet_nano"))
+    assert build(distilling(tmp_path / "bare.pth", "resnet_nano", teacher_normalize="imagenet")).task.teacher.model.num_classes == 10
+
+
+def test_the_weights_of_a_run_tell_how_its_images_were_normalised(tmp_path):
+    smoke = get_recipe("smoke")
+    data = replace(smoke.data, fraction=0.1, normalize="half")
+    trainer = build(replace(smoke, data=data, train=replace(smoke.train, epochs=1), schedule=replace(smoke.schedule, warmup=0)), folder=tmp_path)
+    trainer.fit()
+    assert create_model(checkpoint=tmp_path).statistics == HALF
+    assert build(distilling(tmp_path)).task.teacher.factor.flatten().tolist() == pytest.approx([0.324 / 0.5] * 3)
+
+
+def test_timms_card_tells_how_images_were_normalised():
+    peer("timm")
+    from vtkernels.recipes._teacher import _statistics
+
+    assert _statistics(None, "timm:vit_base_patch16_224.augreg_in21k") == HALF
+    assert _statistics(None, "timm:regnety_160.deit_in1k").mean == (0.485, 0.456, 0.406)
+    assert _statistics(None, "timm:no_such_model.at_all") is None
+
+
 def test_a_distillation_token_learns_from_the_teacher(saved):
     trainer = build(replace(distilling(saved[1]), model=replace(get_recipe("smoke").model, options={"distilled": True})))
     trainer.module.train()
@@ -98,6 +144,27 @@ def test_a_distillation_token_learns_from_the_teacher(saved):
 def test_a_plan_needs_no_teacher():
     task = task_without_memory(get_recipe("deit_distilled"), 1000)
     assert {param.device.type for param in task.parameters()} == {"meta"}
+
+
+def test_a_plan_counts_the_teacher():
+    recipe = get_recipe("kd")
+    student, teacher = (create_model(name) for name in ("resnet18", "resnet34"))
+    of_student, of_teacher = (sum(param.numel() for param in model.parameters()) for model in (student, teacher))
+    task = task_without_memory(recipe, 1000)
+    assert sum(param.numel() for param in holder_of("teacher", task).teacher.parameters()) == of_teacher
+    # weights, gradients and velocity of the student, weights of the teacher
+    assert memory_of(recipe, task, task.teacher, 1, 1000).state == 4 * (3 * of_student + of_teacher)
+    lines = dict(line.split(maxsplit=1) for line in plan(recipe).splitlines())
+    assert lines["teacher"] == "timm:resnet34.tv_in1k, 21.80 M parameters, 3.66 G multiply-adds an image forward"
+    unknown = plan(replace(recipe, task=replace(recipe.task, teacher="weights.pth")))
+    assert "whose architecture is not known here: neither its memory nor its work is counted" in unknown
+    assert "teacher    not given yet" in plan(get_recipe("kd_cifar"))
+
+
+def test_a_plan_counts_a_teacher_that_only_timm_has():
+    peer("timm")
+    lines = dict(line.split(maxsplit=1) for line in plan(get_recipe("deit_distilled")).splitlines())
+    assert lines["teacher"].startswith("timm:regnety_160.deit_in1k, 83.59 M parameters, 15.9")
 
 
 @pytest.mark.parametrize("name", ["kd", "kd_hard", "deit_distilled", "deit_distilled_soft"])

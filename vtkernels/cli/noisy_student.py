@@ -34,6 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--students", nargs="+", default=(), metavar="MODEL", help="their models, each at least as large as its teacher; default: the recipe's")
     parser.add_argument("--teacher", metavar="WEIGHTS", help="of a teacher that is there: a run's folder, a file, or timm:NAME; default: trains one")
     parser.add_argument("--teacher-model", metavar="MODEL", help="the teacher's, if not the recipe's or told by its weights")
+    ways = ("student", "imagenet", "half", "none")
+    parser.add_argument("--teacher-normalize", choices=ways, help="how the teacher's images were normalised, if its weights do not tell: as the student's, ...")
     parser.add_argument("--dry-run", action="store_true", help="print what would be trained, and how much memory and time that takes; needs no data")
     return parser
 
@@ -57,7 +59,8 @@ def _noisy_student(arguments: list[str]) -> int:
         rest = ["--help"]
     recipe = get_recipe(name) if name else Recipe.load(options.source)
     recipe = changed(scaled(recipe, options.scale), rest, f"vtkernels noisy-student {name or '--from ' + options.source}")
-    asked = SelfTraining(recipe=recipe, cycles=options.cycles, teacher=options.teacher, teacher_model=options.teacher_model, students=tuple(options.students))
+    given = {name: getattr(options, name) for name in ("cycles", "teacher", "teacher_model", "teacher_normalize")}
+    asked = SelfTraining(recipe=recipe, students=tuple(options.students), **given)
     if options.dry_run:
         return _told(asked)
     folder = options.folder or RUNS / recipe.name

@@ -44,6 +44,8 @@ class Model(nn.Module):
     config: Config
     # the name by which `create_model` made it
     variant: str | None = None
+    # means and deviations by which its images were normalised, where it was trained here
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     # names of the final layers, whose shape follows the number of classes
     classifiers: ClassVar[tuple[str, ...]] = ("head",)
     # whether the parameters fit one image size only

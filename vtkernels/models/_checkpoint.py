@@ -163,6 +163,8 @@ def save_model(model: nn.Module, folder: Path, state: dict[str, Tensor] | None =
         if "num_classes" in values:
             values["num_classes"] = model.num_classes
         content = {"vtkernels": __version__, "model": model.variant, "config": values}
+        if getattr(model, "statistics", None) is not None:
+            content["statistics"] = model.statistics
         (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n")
 
 

@@ -83,6 +83,11 @@ def model_info(name: str) -> Info:
     return _find(name)[1].info
 
 
+def family_of(name: str) -> type[nn.Module]:
+    """The class of the model."""
+    return _find(name)[0]
+
+
 def siblings(name: str) -> list[str]:
     """The variants of the model's family, itself included, in the order of its table."""
     family = _find(name)[0]
@@ -143,6 +148,8 @@ def create_model(
     take_over_linear_layers(model)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
+    if saved is not None and "statistics" in saved:
+        model.statistics = tuple(map(tuple, saved["statistics"]))
     return FeatureMaps(model) if features_only else model
 
 

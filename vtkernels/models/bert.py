@@ -76,13 +76,20 @@ class Bert(nn.Module):
 
     def forward(self, words: Tensor, types: Tensor | None = None, padding: Tensor | None = None) -> BertOutput:
         check_words("Bert", "words", words, self.config.max_length)
-        types = torch.zeros_like(words) if types is None else types
-        x = self.word_embeddings(words) + self.position_embeddings.weight[: words.shape[1]] + self.token_type_embeddings(types)
-        x = self.drop(self.norm(x))
+        x = self.embed(words, types)
         visible = visible_keys("Bert", words, padding)
         for layer in self.layers:
             x = layer(x, visible)
-        return BertOutput(x, None if self.pooler is None else self.pooler(x[:, 0]).tanh())
+        return BertOutput(x, None if self.pooler is None else self.pool(x))
+
+    def embed(self, words: Tensor, types: Tensor | None = None) -> Tensor:
+        """What the first layer is given."""
+        types = torch.zeros_like(words) if types is None else types
+        x = self.word_embeddings(words) + self.position_embeddings.weight[: words.shape[1]] + self.token_type_embeddings(types)
+        return self.drop(self.norm(x))
+
+    def pool(self, x: Tensor) -> Tensor:
+        return self.pooler(x[:, 0]).tanh()
 
     @classmethod
     def convert_state(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -228,6 +228,9 @@ class SwinTransformer(Model):
 
     @classmethod
     def convert_state(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        # SimMIM's files have a decoder beside it
+        if "encoder.patch_embed.proj.weight" in state:
+            state = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
         if "features.0.0.weight" in state:
             state = _from_torchvision(state)
         # the official code merges at the end of a stage, timm at the start of the next

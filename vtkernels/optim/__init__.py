@@ -8,7 +8,15 @@ from vtkernels.optim.ema import Ema
 from vtkernels.optim.esam import ESAM
 from vtkernels.optim.factory import create_optimizer, optimizer_class
 from vtkernels.optim.friendly import FriendlySAM
-from vtkernels.optim.groups import decoupled_weight_decay, head_parameters, layer_scales, normalized_weight_decay, param_groups, swin_simmim_layers
+from vtkernels.optim.groups import (
+    decoupled_weight_decay,
+    head_parameters,
+    layer_scales,
+    normalized_weight_decay,
+    param_groups,
+    swin_simmim_layers,
+    trunk_and_head,
+)
 from vtkernels.optim.gsam import GSAM
 from vtkernels.optim.lamb import LAMB
 from vtkernels.optim.looksam import LookSAM
@@ -45,4 +53,5 @@ __all__ = [
     "schedules",
     "set_lr",
     "swin_simmim_layers",
+    "trunk_and_head",
 ]

@@ -38,7 +38,7 @@ def param_groups(
         no_decay: more names, or ends of names behind a dot, without decay.
         layer_decay: rate of each layer over the next one's, 1 at the head. Groups then carry `lr_scale`, which schedules multiply by.
         min_scale: no layer's scale is below.
-        layers: model -> names layer by layer; the model's `layer_groups()` by default. See `swin_simmim_layers`.
+        layers: model -> names layer by layer; the model's `layer_groups()` by default. See `swin_simmim_layers` and `trunk_and_head`.
     """
     if decayed not in ("matrices", "kernels", "all"):
         check.fail("param_groups", "decayed", 'be "matrices", "kernels" or "all"', repr(decayed))
@@ -95,6 +95,12 @@ def swin_simmim_layers(model: nn.Module) -> Layers:
         before.extend(merging)
         after[:] = [name for name in after if name not in merging]
     return layers
+
+
+def trunk_and_head(model: nn.Module) -> Layers:
+    """Two layers: everything that was trained elsewhere, and the new classifier, whose rate is 1 / `layer_decay` times that."""
+    head = head_parameters(model)
+    return [[name for name, param in model.named_parameters() if (id(param) in head) == of_head] for of_head in (False, True)]
 
 
 def names_of(module: nn.Module) -> dict[int, list[str]]:

@@ -123,6 +123,7 @@ def build_task(recipe: Recipe, num_classes: int, statistics: "Statistics | None"
     # the same weights in every process, and in every run of the recipe
     torch.manual_seed(recipe.train.seed)
     model = recipe.model.build(recipe.data.size, num_classes)
+    model.statistics = statistics
     check_size(recipe, model)
     return recipe.task.build(Given(model, num_classes, recipe.mix is not None, recipe.augment.views, recipe.data.size, statistics))
 

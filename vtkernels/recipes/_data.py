@@ -25,6 +25,10 @@ class KnownSet(NamedTuple):
 # DomainNet's sizes depend on the domain and are told apart below
 KNOWN = {
     "imagenet": KnownSet("train", "val", 1_281_167, 50_000, 1000),
+    "imagenet-100": KnownSet("train", "val", 126_689, 5_000, 100),
+    # of its 14,197,122 images every 256th is held back
+    "imagenet-21k": KnownSet("train", "val", 14_141_664, 55_458, 21_841),
+    "tiny-imagenet": KnownSet("train", "val", 100_000, 10_000, 200),
     "cifar10": KnownSet("train", "test", 50_000, 10_000, 10),
     "cifar100": KnownSet("train", "test", 50_000, 10_000, 100),
     # papers train on the union of the two smaller splits
@@ -51,6 +55,14 @@ DOMAINS = {
 DRAWN = ("digits", "shapes")
 
 
+def statistics_named(name: Literal["imagenet", "half", "none"]) -> "Statistics":
+    """Those that no set has of its own."""
+    from vtkernels.data.datasets import Statistics
+    from vtkernels.data.datasets._base import IMAGENET_STATISTICS
+
+    return {"imagenet": IMAGENET_STATISTICS, "half": Statistics((0.5,) * 3, (0.5,) * 3), "none": Statistics((0.0,) * 3, (1.0,) * 3)}[name]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bootstrap:
     """Labels of the training images are what an earlier model says of them: a second training is not told of the first one's noise.
@@ -67,6 +79,7 @@ class Bootstrap:
         from vtkernels.models import create_model
         from vtkernels.recipes._build import validation_loader
         from vtkernels.recipes._recipe import Recipe
+        from vtkernels.recipes._teacher import renormalized
         from vtkernels.train import distributed
 
         if self.run is None:
@@ -77,7 +90,8 @@ class Bootstrap:
             refuse("data.relabel.run", "be the run whose model tells the labels", repr(self.run), str(error))
         if model.num_classes != len(train.classes):
             refuse("data.relabel.run", f"know the {len(train.classes)} classes of {data.name}", f"{self.run!r} of {model.num_classes}")
-        device = distributed.this_device()
+        given = data.statistics(train)
+        model, device = renormalized(model, given, model.statistics or given), distributed.this_device()
         # images as evaluation sees them, none left out
         loader = validation_loader(Recipe(data=replace(data, on_corrupt="raise")), train, data.valid_batch_size or data.batch_size, device)
         return relabelled(train, predict(model, loader, device=device).logits.argmax(1).cpu().numpy())
@@ -193,11 +207,7 @@ class Data:
             refuse("data.path", f"hold the files of {self.name}", str(self.path), str(error))
 
     def statistics(self, dataset: "ImageDataset") -> "Statistics | None":
-        from vtkernels.data.datasets import Statistics
-        from vtkernels.data.datasets._base import IMAGENET_STATISTICS
-
-        half = Statistics((0.5,) * 3, (0.5,) * 3)
-        return {"set": dataset.statistics, "imagenet": IMAGENET_STATISTICS, "half": half, "none": Statistics((0.0,) * 3, (1.0,) * 3)}[self.normalize]
+        return dataset.statistics if self.normalize == "set" else statistics_named(self.normalize)
 
     def tiny(self, name: str) -> "Data":
         return replace(

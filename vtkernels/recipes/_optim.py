@@ -56,6 +56,7 @@ class Optimizer:
         scaling: how the rate follows the size of the run; none takes it as it is.
         decayed: "matrices" leaves out biases, norms and what the model names; "kernels" is big_vision's choice; "all".
         layer_decay: rate of each layer over that of the next one.
+        layers: what that counts: the "model"'s own layers; "simmim", where Swin's mergings belong to the block before; "trunk" and head alone.
     """
 
     lr: float = 1e-3
@@ -63,6 +64,7 @@ class Optimizer:
     scaling: Scaling | None = None
     decayed: Literal["matrices", "kernels", "all"] = "matrices"
     layer_decay: float = 1.0
+    layers: Literal["model", "simmim", "trunk"] = "model"
 
     # a rate that suits small batches of small images
     TINY_LR: ClassVar[float] = 2e-3
@@ -94,9 +96,10 @@ class Optimizer:
         return create_optimizer(self.NAME, groups, lr=self.lr, **self.options())
 
     def groups(self, task: "nn.Module") -> Groups:
-        from vtkernels.optim.groups import param_groups
+        from vtkernels.optim.groups import param_groups, swin_simmim_layers, trunk_and_head
 
-        return param_groups(task, weight_decay=self.weight_decay, decayed=self.decayed, layer_decay=self.layer_decay)
+        layers = {"model": None, "simmim": swin_simmim_layers, "trunk": trunk_and_head}[self.layers]
+        return param_groups(task, weight_decay=self.weight_decay, decayed=self.decayed, layer_decay=self.layer_decay, layers=layers)
 
     def tiny(self) -> Self:
         return replace(self, lr=self.TINY_LR, scaling=None)
@@ -121,8 +124,8 @@ class AdamW(Optimizer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGD(Optimizer):
-    """Gradient descent with momentum; weight decay is part of the gradient.
+class Momentum(Optimizer):
+    """What gradient descents have in common.
 
     Attributes:
         momentum: share of the last step that goes on.
@@ -132,7 +135,6 @@ class SGD(Optimizer):
     momentum: float = 0.9
     nesterov: bool = False
 
-    NAME: ClassVar[str] = "sgd"
     STATES: ClassVar[int] = 1
     TINY_LR: ClassVar[float] = 0.05
 
@@ -141,23 +143,17 @@ class SGD(Optimizer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGDW(Optimizer):
-    """Gradient descent with momentum and decoupled weight decay.
+class SGD(Momentum):
+    """Gradient descent with momentum; weight decay is part of the gradient."""
 
-    Attributes:
-        momentum: share of the last step that goes on.
-        nesterov: looks one step ahead.
-    """
+    NAME: ClassVar[str] = "sgd"
 
-    momentum: float = 0.9
-    nesterov: bool = False
+
+@dataclass(frozen=True, kw_only=True)
+class SGDW(Momentum):
+    """Gradient descent with momentum and decoupled weight decay."""
 
     NAME: ClassVar[str] = "sgdw"
-    STATES: ClassVar[int] = 1
-    TINY_LR: ClassVar[float] = 0.05
-
-    def options(self) -> dict[str, Any]:
-        return {"momentum": self.momentum, "nesterov": self.nesterov}
 
 
 @dataclass(frozen=True, kw_only=True)

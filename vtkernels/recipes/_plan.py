@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vtkernels.recipes._build import check, check_size, updates_per_epoch
 from vtkernels.recipes._errors import RecipeError, refuse
 from vtkernels.recipes._recipe import Recipe
-from vtkernels.recipes._task import Given
+from vtkernels.recipes._task import Given, holder_of
 
 if TYPE_CHECKING:
     from vtkernels.train import Task
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 GIB = 2**30
 # what a process is taken to compute in a second: about a third of what GPUs of 2020 do in bfloat16
 ASSUMED_SPEED = 100e12
+PASSES = {1: "a forward and backward pass", 2: "two forward and backward passes"}
 
 
 class Memory(NamedTuple):
@@ -40,17 +41,21 @@ def plan(recipe: Recipe, world: int = 1) -> str:
     updates = updates_per_epoch(batches, recipe)
     recipe.schedule.check(recipe.train.epochs, updates)
     task = task_without_memory(recipe, classes)
-    parameters = sum(param.numel() for param in task.parameters())
+    parameters = _count(task)
     beside = recipe.unlabelled.ratio * recipe.unlabelled.VIEWS if recipe.unlabelled else 0
-    memory = memory_of(recipe, task, batch_size * (recipe.augment.views + beside), classes)
+    taught = holder_of("teacher", task)
+    teacher = taught and taught.teacher
+    memory = memory_of(recipe, task, teacher, batch_size * (recipe.augment.views + beside), classes)
     gmacs, total = macs_of(task.model, recipe.data.size) / 1e9, memory.state + memory.activations
-    work = work_of(recipe, gmacs * 1e9, updates)
+    of_teacher = macs_of(teacher, recipe.data.size) / 1e9 if teacher else 0
+    work = work_of(recipe, gmacs * 1e9, of_teacher * 1e9, updates)
     views = f", {recipe.augment.views} views of each image" if recipe.augment.views > 1 else ""
     views += f", and {beside} times as many without labels" if beside else ""
-    passes = "a forward and backward pass" if recipe.sam is None else "two forward and backward passes"
+    passes = PASSES.get(passes_of(recipe), f"{passes_of(recipe)} forward and backward passes")
     lines = {
         "recipe": recipe.name,
         "model": f"{recipe.model.name}, {parameters / 1e6:.2f} M parameters, {gmacs:.3g} G multiply-adds an image forward",
+        **_teacher_line(recipe, teacher, of_teacher),
         "data": f"{recipe.data.name}, {images:,} images of {recipe.data.size} x {recipe.data.size}, {classes} classes",
         "batch": f"{recipe.data.batch_size} = {world} processes x {recipe.train.accumulate} passes x {batch_size}{views}",
         "steps": f"{recipe.train.epochs} epochs x {updates:,} = {recipe.train.epochs * updates:,} updates, {passes} each",
@@ -71,6 +76,20 @@ def task_without_memory(recipe: Recipe, classes: int) -> "Task":
         model = replace(recipe.model, checkpoint=None).build(recipe.data.size, classes)
         check_size(recipe, model)
         return recipe.task.build(Given(model, classes, recipe.mix is not None, recipe.augment.views, recipe.data.size))
+
+
+def _teacher_line(recipe: Recipe, teacher: torch.nn.Module | None, gmacs: float) -> dict[str, str]:
+    asked = holder_of("teacher", recipe.task)
+    if asked is None:
+        return {}
+    name = asked.teacher or "not given yet"
+    if teacher is None:
+        return {"teacher": f"{name}, whose architecture is not known here: neither its memory nor its work is counted"}
+    return {"teacher": f"{name}, {_count(teacher) / 1e6:.2f} M parameters, {gmacs:.3g} G multiply-adds an image forward"}
+
+
+def _count(module: torch.nn.Module | None) -> int:
+    return sum(param.numel() for param in module.parameters()) if module is not None else 0
 
 
 def _published(recipe: Recipe) -> tuple[int, int]:
@@ -99,17 +118,24 @@ def _batches(recipe: Recipe, images: int, batch_size: int, world: int) -> int:
 def macs_of(model: torch.nn.Module, size: int) -> int:
     """Multiply-adds of one image forward, in products of matrices and convolutions."""
     # fused ops are counted as what their references compute
-    counter = FlopCounterMode(display=False, custom_mapping=_fused_ops())
+    counter, training = FlopCounterMode(display=False, custom_mapping=_fused_ops()), model.training
     with counter:
         model.eval()(torch.empty(1, 3, size, size, device="meta"))
-    model.train()
+    model.train(training)
     return counter.get_total_flops() // 2
 
 
-def work_of(recipe: Recipe, macs: float, updates: int) -> float:
+def passes_of(recipe: Recipe) -> int:
+    """Through the model, forward and backward, for one update: SAM's are two, and each begins with the steps of an attack, if there is one."""
+    attack = holder_of("epsilon", recipe.task)
+    return (1 if recipe.sam is None else 2) * (1 if attack is None else 1 + attack.steps)
+
+
+def work_of(recipe: Recipe, macs: float, of_teacher: float, updates: int) -> float:
     """Floating point operations of a whole training: the backward costs two forwards, and what is not kept is computed once more."""
-    forwards = (4 if recipe.train.grad_checkpointing else 3) * (1 if recipe.sam is None else 2)
-    return 2 * macs * forwards * recipe.augment.views * recipe.data.batch_size * updates * recipe.train.epochs
+    forwards = 4 if recipe.train.grad_checkpointing else 3
+    images = passes_of(recipe) * recipe.augment.views * recipe.data.batch_size * updates * recipe.train.epochs
+    return 2 * (macs * forwards + of_teacher) * images
 
 
 def _fused_ops() -> dict[Any, Any]:
@@ -135,14 +161,14 @@ def _class_attention(tokens: Any, *rest: Any, **shapes: Any) -> int:
     return 2 * batch * (channels**2 + 2 * count * channels**2 + 2 * count * channels)
 
 
-def memory_of(recipe: Recipe, task: torch.nn.Module, images: int, classes: int) -> Memory:
-    """What tensors there will be; of what libraries take for themselves, nothing is known."""
+def memory_of(recipe: Recipe, task: torch.nn.Module, teacher: torch.nn.Module | None, images: int, classes: int) -> Memory:
+    """What tensors there will be; of what libraries take for themselves, nothing is known. A teacher has weights, and keeps nothing for a backward."""
     trained = sum(param.numel() for param in task.parameters() if param.requires_grad)
-    weights = sum(param.numel() for param in task.parameters())
+    weights = _count(task)
     # gradients, and the copies of optimizer and SAM
     copies = 1 + recipe.optim.STATES + (recipe.sam is not None)
     average = weights if recipe.train.ema_decay is not None else 0
-    return Memory(4 * (weights + copies * trained + average), _saved_bytes(recipe, task, classes) * images)
+    return Memory(4 * (weights + copies * trained + average + _count(teacher)), _saved_bytes(recipe, task, classes) * images)
 
 
 def _saved_bytes(recipe: Recipe, task: torch.nn.Module, classes: int) -> int:

@@ -28,6 +28,7 @@ class Model:
         num_classes: None means as many as the data have.
         drop_path: stochastic depth at the last block; None means the model's own.
         checkpoint: weights to begin with: a file, a run's folder, hf-hub:... or timm:...
+        head_bias: of the classifier at the start: of sigmoids, the logarithm of how rare a class is; None means the model's own.
         trained: which part of it; none means all.
         options: any other field of the model's configuration.
     """
@@ -36,16 +37,23 @@ class Model:
     num_classes: int | None = None
     drop_path: float | None = None
     checkpoint: str | None = None
+    head_bias: float | None = None
     trained: Tuning | None = None
     options: dict[str, Scalar] = field(default_factory=dict)
 
     def check(self) -> None:
+        from vtkernels.models import Model as ImageModel
         from vtkernels.models import list_models
+        from vtkernels.models._registry import family_of
 
         if self.name not in list_models():
             refuse("model.name", "be one of `vtkernels list models`", repr(self.name), nearest(self.name, list_models()))
+        if not issubclass(family_of(self.name), ImageModel):
+            refuse("model.name", "be a model of images", repr(self.name), "bert_grey_nano_patch4_32 makes words of them")
 
     def build(self, size: int, num_classes: int) -> "nn.Module":
+        from torch import nn
+
         from vtkernels.models import create_model
 
         self.check()
@@ -58,6 +66,9 @@ class Model:
             refuse(field, f"suit {self.name}", size if field == "data.size" else self, str(error))
         except FileNotFoundError as error:
             refuse("model.checkpoint", "be weights that exist", repr(self.checkpoint), str(error))
+        if self.head_bias is not None:
+            for name in model.classifiers:
+                nn.init.constant_(model.get_submodule(name).bias, self.head_bias)
         if self.trained is not None:
             self.trained.build(model)
         return model

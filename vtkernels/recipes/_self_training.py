@@ -22,7 +22,7 @@ from vtkernels.recipes._errors import check_between, refuse
 from vtkernels.recipes._json import from_json, to_json
 from vtkernels.recipes._recipe import Recipe
 from vtkernels.recipes._task import Classification, CrossEntropy, Given, NoisyStudent
-from vtkernels.recipes._teacher import teacher
+from vtkernels.recipes._teacher import Normalized, teacher
 from vtkernels.recipes._unlabelled import PseudoLabelled
 from vtkernels.train import Observer, distributed
 
@@ -38,6 +38,7 @@ class SelfTraining:
         cycles: how many students there are, one after the other.
         teacher: weights of a teacher that is there already, as in `Distillation`; None trains one.
         teacher_model: its architecture where the weights do not tell; or, of one to be trained, another model than the students'.
+        teacher_normalize: how its images were normalised, where its weights do not tell.
         students: models of the students, the last one again for those that are left; none given are all the recipe's.
     """
 
@@ -45,6 +46,7 @@ class SelfTraining:
     cycles: int = 3
     teacher: str | None = None
     teacher_model: str | None = None
+    teacher_normalize: Normalized | None = None
     students: tuple[str, ...] = ()
 
     @classmethod
@@ -106,18 +108,18 @@ def self_train(
     folder, device = Path(folder), device or distributed.this_device()
     _on_first(lambda: _write(folder / "plan.json", to_json(plan)))
     rows: list[dict[str, Any]] = []
-    told_by, architecture = plan.teacher, plan.teacher_model
+    told_by, architecture, normalize = plan.teacher, plan.teacher_model, plan.teacher_normalize
     if told_by is None:
         rows.append({"stage": "teacher"} | _trained(plan.of_teacher(), folder / "teacher", observers, device))
         _on_first(lambda: _write(folder / "summary.json", json.dumps(rows, indent=2) + "\n"))
-        told_by, architecture = str(folder / "teacher" / FINAL), None
+        told_by, architecture, normalize = str(folder / "teacher" / FINAL), None, None
     for cycle in range(1, plan.cycles + 1):
         own = folder / f"cycle-{cycle}"
         recipe = plan.of_student(cycle, own / "pseudo_labels.npz")
-        about = _told(told_by, architecture, recipe, device)
+        about = _told(told_by, architecture, normalize, recipe, device)
         rows.append({"stage": f"cycle-{cycle}"} | _trained(recipe, own / "student", observers, device) | {"pseudo_labels": about})
         _on_first(lambda: _write(folder / "summary.json", json.dumps(rows, indent=2) + "\n"))
-        told_by, architecture = str(own / "student" / FINAL), None
+        told_by, architecture, normalize = str(own / "student" / FINAL), None, None
     return rows
 
 
@@ -137,7 +139,7 @@ def _trained(recipe: Recipe, folder: Path, observers: Callable[[Path], Iterable[
     return found
 
 
-def _told(source: str, architecture: str | None, recipe: Recipe, device: torch.device) -> dict[str, Any]:
+def _told(source: str, architecture: str | None, normalize: Normalized | None, recipe: Recipe, device: torch.device) -> dict[str, Any]:
     """Writes what the teacher says of the pool, once; tells what is used of it."""
     from vtkernels.data import PseudoLabels
     from vtkernels.data.datasets import unlabelled
@@ -146,7 +148,8 @@ def _told(source: str, architecture: str | None, recipe: Recipe, device: torch.d
     train, _ = recipe.data.datasets()
     pool = pool_of.images(recipe.data)
     if not distributed.gathered(path.is_file())[0]:
-        model = teacher(source, architecture, Given(None, len(train.classes), False, 1, recipe.data.size))
+        given = Given(None, len(train.classes), False, 1, recipe.data.size, recipe.data.statistics(train))
+        model = teacher(source, architecture, given, normalize)
         hidden = unlabelled(pool)
         # a pool of another set is seen as the labelled images were
         hidden.statistics = train.statistics

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from vtkernels.recipes._errors import check_between, refuse
+from vtkernels.recipes._teacher import Normalized, outline, teacher
 from vtkernels.recipes._unlabelled import PseudoLabelled, WeakAndStrong
 
 if TYPE_CHECKING:
@@ -255,6 +256,8 @@ class Distillation(OfImages):
         inner: the task itself, which counts 1 - alpha.
         teacher: its weights: a run's folder, a file, hf-hub:owner/name, timm:architecture.tag; or new:MODEL, which knows nothing, to try a recipe.
         teacher_model: its architecture where the weights do not tell: one of `vtkernels list models`, or timm:NAME.
+        teacher_normalize: how its images were normalised, where its weights do not tell: as those of the "student", by ImageNet's mean and deviation,
+            to -1..1 ("half"), or not at all ("none"). Where that is not the student's way, the teacher's images are normalised anew.
         form: "hard" learns the teacher's class, "soft" its probabilities.
         alpha: weight of the teacher.
         temperature: of both sides' probabilities, of the soft form.
@@ -264,6 +267,7 @@ class Distillation(OfImages):
     inner: "Task" = Classification()
     teacher: str | None = None
     teacher_model: str | None = None
+    teacher_normalize: Normalized | None = None
     form: Literal["hard", "soft"] = "hard"
     alpha: float = 0.5
     temperature: float = 1.0
@@ -279,18 +283,20 @@ class Distillation(OfImages):
         check_between("task.temperature", self.temperature, 0, open_below=True)
 
     def build(self, given: Given) -> "TrainTask":
-        from vtkernels.recipes._teacher import teacher
         from vtkernels.train import DistillationTask
 
         inner = self.inner.build(given)
         if next(given.model.parameters()).is_meta:
-            # a plan of the student needs nobody's weights
+            # a plan needs nobody's weights
+            known = outline(self.teacher, self.teacher_model, given)
+        else:
+            known = teacher(self.teacher, self.teacher_model, given, self.teacher_normalize)
+        if known is None:
             return inner
-        known = teacher(self.teacher, self.teacher_model, given)
         return DistillationTask(inner, known, self.form, alpha=self.alpha, temperature=self.temperature, mean=self.mean)
 
     def tiny(self, share: float) -> Self:
-        return replace(self, inner=self.inner.tiny(share), teacher="new:vit_nano_patch4_32", teacher_model=None)
+        return replace(self, inner=self.inner.tiny(share), teacher="new:vit_nano_patch4_32", teacher_model=None, teacher_normalize=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -439,8 +445,13 @@ def check_unmixed(given: Given) -> None:
 Task = Classification | Drloc | Adversarial | Distillation | NoisyStudent | FixMatch | Segmentation | Detection
 
 
+def holder_of(field: str, task: Any) -> Any:
+    """The task, or one that it wraps, that has such a field; None if there is none."""
+    while task is not None and not hasattr(task, field):
+        task = getattr(task, "inner", None)
+    return task
+
+
 def pool_of(task: Any) -> type | None:
     """The kind of unlabelled images that a task, or the one it wraps, learns from."""
-    while hasattr(task, "inner"):
-        task = task.inner
-    return getattr(task, "POOL", None)
+    return getattr(holder_of("POOL", task), "POOL", None)

@@ -67,6 +67,13 @@ def deit_tiny_distilled() -> Recipe:
 
 
 @recipe
+def deit_distilled_1000() -> Recipe:
+    """DeiT-B with a distillation token for 1000 epochs, before `deit_distilled_384`."""
+    base = deit_distilled()
+    return replace(base, train=replace(base.train, epochs=1000))
+
+
+@recipe
 def deit_distilled_no_token() -> Recipe:
     """DeiT-B whose one head learns labels and the teacher's classes; published: 83.0 %."""
     return distilled(deit(), "deit_base_patch16_224")

@@ -21,7 +21,7 @@ def from_scratch(name: str, size: int, lr: float, drop_path: float) -> Recipe:
         task=Classification(loss=BinaryCrossEntropy(smoothing=0.0, threshold=0.0)),
         optim=LAMB(lr=lr, weight_decay=0.05, max_grad_norm=1.0),
         schedule=Cosine(warmup=5, warmup_lr=1e-6, final_lr=1e-5, per="epoch"),
-        train=Settings(epochs=800, ema_decay=0.99996),
+        train=Settings(epochs=800),
     )
 
 
@@ -35,7 +35,7 @@ def more_pixels(name: str, size: int, drop_path: float, weights: str) -> Recipe:
         task=Classification(loss=CrossEntropy(smoothing=0.1)),
         optim=AdamW(lr=1e-5, weight_decay=0.1),
         schedule=Cosine(warmup=5, warmup_lr=1e-6, final_lr=1e-5, per="epoch"),
-        train=Settings(epochs=20, ema_decay=0.99996),
+        train=Settings(epochs=20),
     )
 
 

@@ -41,3 +41,15 @@ def demo() -> Recipe:
         # the average over the last hundred updates or so
         train=replace(base.train, epochs=40, eval_every=2, clip_norm=5.0, ema_decay=0.99, ema_warmup=True),
     )
+
+
+@recipe
+def bert_like() -> Recipe:
+    """The encoder of BERT on digits, without text: grey levels of cells are its words, and the first word learns what the image is."""
+    base = smoke()
+    return replace(
+        base,
+        model=Model(name="bert_grey_nano_patch4_32"),
+        optim=AdamW(lr=1e-3, weight_decay=0.01),
+        train=replace(base.train, epochs=10),
+    )

@@ -13,7 +13,7 @@ from vtkernels.recipes._schedule import Cosine
 from vtkernels.recipes._task import Drloc
 from vtkernels.recipes.swin import swin_t
 
-SETS = ("cifar10", "cifar100", "flowers102", "svhn", *DOMAINS)
+SETS = ("cifar10", "cifar100", "flowers102", "svhn", *DOMAINS, "imagenet-100", "imagenet")
 SWIN_T = Model(name="swin_tiny_patch4_window7_224", drop_path=0.2)
 T2T_14 = Model(name="t2t_vit_14", drop_path=0.1)
 CVT_13 = Model(name="cvt_drloc_13")

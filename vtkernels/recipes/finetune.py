@@ -10,6 +10,7 @@ from vtkernels.recipes._registry import recipe
 from vtkernels.recipes._schedule import Constant, Cosine
 from vtkernels.recipes._task import Classification, CrossEntropy
 from vtkernels.recipes._tuning import AttentionOnly, HeadOnly
+from vtkernels.recipes.deit import distilled
 from vtkernels.train import Settings
 
 VIT_B_21K = "timm:vit_base_patch16_224.augreg_in21k"
@@ -48,6 +49,28 @@ def finetune_imagenet() -> Recipe:
 
 
 @recipe
+def finetune_augreg() -> Recipe:
+    """ViT-B/16, pretrained on ImageNet-21k, on CIFAR-100 at 384 pixels in 500 updates."""
+    base = finetune()
+    schedule = replace(base.schedule, warmup_updates=100)
+    # 485 updates: five epochs of 97 come closest
+    return replace(base, schedule=schedule, train=replace(base.train, epochs=5))
+
+
+@recipe
+def finetune_mixer() -> Recipe:
+    """Mixer-B/16 of ImageNet, the run of `mixer`, on CIFAR-10 at 224 pixels; published: 96.7 %."""
+    base = finetune()
+    return replace(
+        base,
+        model=Model(name="mixer_b16_224", checkpoint="runs/mixer"),
+        data=replace(base.data, name="cifar10", size=224),
+        # 256 pixels before the crop
+        augment=Augment(crop=PaddedCrop(padding=16, mode="reflect", resize=True)),
+    )
+
+
+@recipe
 def linear_probe() -> Recipe:
     """A classifier on the frozen features of a ViT-B/16 that was pretrained on ImageNet-21k."""
     return Recipe(
@@ -79,6 +102,14 @@ def deit_384() -> Recipe:
         schedule=Constant(),
         train=Settings(epochs=30, ema_decay=0.99996),
     )
+
+
+@recipe
+def deit_distilled_384() -> Recipe:
+    """The DeiT-B of `deit_distilled_1000` at 384 pixels, with its token and its teacher; published: 85.2 %."""
+    base = deit_384()
+    taught = distilled(base, "deit_base_distilled_patch16_384")
+    return replace(taught, model=replace(base.model, name=taught.model.name, checkpoint="runs/deit_distilled_1000"))
 
 
 @recipe

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from vtkernels.recipes._augment import Augment, Mixup, PaddedCrop
+from vtkernels.recipes._augment import Augment, Cutout, Mixup, PaddedCrop, RandomErasing
 from vtkernels.recipes._data import Data
 from vtkernels.recipes._optim import SGD, SGDW, PerSamples
 from vtkernels.recipes._recipe import Model, Recipe
@@ -10,6 +10,9 @@ from vtkernels.recipes._registry import recipe
 from vtkernels.recipes._schedule import Steps
 from vtkernels.recipes._task import Classification
 from vtkernels.train import Settings
+
+# set -> edge of the square
+CUTOUT = {"cifar10": 16, "cifar100": 8}
 
 
 @recipe
@@ -71,3 +74,31 @@ def mixup_cifar() -> Recipe:
         optim=replace(base.optim, weight_decay=1e-4),
         schedule=Steps(at=(0.5, 0.75), factor=0.1, per="epoch"),
     )
+
+
+@recipe(choices=CUTOUT)
+def cutout_cifar(data: str = "cifar10") -> Recipe:
+    """ResNet-18 on CIFAR with Cutout; published: CIFAR-10 4.0 %, CIFAR-100 22.0 % error."""
+    base = resnet_cifar()
+    return replace(base, data=replace(base.data, name=data), erase=Cutout(length=CUTOUT[data]))
+
+
+@recipe
+def erasing_cifar() -> Recipe:
+    """ResNet-18 on CIFAR with random erasing for 300 epochs."""
+    base = resnet_cifar()
+    return replace(
+        base,
+        # zeros are the mean colour; the code draws the shape evenly between 0.3 and 1 / 0.3, here its logarithm is
+        erase=RandomErasing(prob=0.5, area=(0.02, 0.4), aspect=0.3, mode="const"),
+        schedule=Steps(at=(1 / 2, 3 / 4), factor=0.1, per="epoch"),
+        train=Settings(epochs=300),
+    )
+
+
+@recipe
+def cutmix_imagenet() -> Recipe:
+    """ResNet-50 on ImageNet by CutMix for 300 epochs; published: 21.4 % error, without it 23.7 %."""
+    base = resnet50()
+    # the table has no schedule: that of 90 epochs, stretched
+    return replace(base, mix=Mixup(mixup=0.0, cutmix=1.0, prob=1.0, partner="permutation"), train=replace(base.train, epochs=300))

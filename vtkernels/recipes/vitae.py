@@ -37,13 +37,13 @@ def vitae_small() -> Recipe:
     return replace(vitae(), model=Model(name="vitae_small", drop_path=0.1))
 
 
-def second(name: str, drop_path: float) -> Recipe:
+def second(name: str, drop_path: float, weight_decay: float = 0.05) -> Recipe:
     base = vitae()
     return replace(
         base,
         model=Model(name=name, drop_path=drop_path),
         data=replace(base.data, batch_size=1024),
-        optim=AdamW(lr=5e-4, weight_decay=0.05),
+        optim=AdamW(lr=5e-4, weight_decay=weight_decay),
     )
 
 
@@ -56,11 +56,11 @@ def vitaev2() -> Recipe:
 @recipe
 def vitaev2_48m() -> Recipe:
     """ViTAEv2-48M on ImageNet; published: 83.8 %."""
-    return second("vitaev2_48m", drop_path=0.25)
+    return second("vitaev2_48m", drop_path=0.25, weight_decay=0.055)
 
 
 @recipe
 def vitaev2_base() -> Recipe:
     """ViTAEv2-B on ImageNet; published: 84.6 %."""
-    base = second("vitaev2_base", drop_path=0.4)
-    return replace(base, train=replace(base.train, clip_norm=5.0))
+    base = second("vitaev2_base", drop_path=0.4, weight_decay=0.065)
+    return replace(base, model=replace(base.model, options={"dropout": 0.1}), train=replace(base.train, clip_norm=5.0))

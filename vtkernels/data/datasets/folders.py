@@ -8,18 +8,22 @@ from pathlib import Path
 import numpy as np
 
 from vtkernels._core.check import fail
-from vtkernels.data.datasets._base import FileDataset, checked_split, found, labels_within, read_json, root_of
+from vtkernels.data.datasets._base import FileDataset, Statistics, checked_split, found, labels_within, read_json, root_of
 from vtkernels.data.datasets._imagenet import NATURAL_ADVERSARIAL_IDS, RENDITION_IDS
 from vtkernels.data.datasets._registry import register
 from vtkernels.data.datasets.subsets import Subset, fraction_subset
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp", ".tif", ".tiff")
 IMAGENET = "https://www.image-net.org/download.php"
+TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
+TINY_STATISTICS = Statistics((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821))
 Names = Sequence[str] | str | Path | None
+# ImageNet-21k has no validation set of its own: every so many images are held back
+HELD_BACK = 256
 
 
-@register("folder", "imagenet")
+@register("folder", "imagenet", "imagenet-100")
 def folder(
     name: str, split: str, *, root: str | Path | None, classes: Names = None, images: Names = None, fraction: float = 1.0, seed: int = 0
 ) -> FileDataset | Subset:
@@ -30,10 +34,12 @@ def folder(
         images: only these, by "<class>/<file>" or "<file>", as a list or a text file with one a line (the published 1 % and 10 % lists).
         fraction: a part of what is left, drawn by `seed`; the part for 1/10 lies inside the one for 1/4.
     """
-    source = IMAGENET if name == "imagenet" else "its authors"
+    source = "its authors" if name == "folder" else IMAGENET
     base = root_of(name, root, source)
     place = base if split == "all" else found(name, base, f"a folder {split}/<class>/<image> for the split {split!r}", source, split)
     dataset = _class_folders(name, place, names=_lines(classes), source=source)
+    if name == "imagenet-100" and len(dataset.classes) != 100:
+        fail(name, str(place), "hold 100 classes", len(dataset.classes), "of the whole of ImageNet the option classes takes some")
     wanted = _lines(images)
     if wanted is not None:
         dataset = _only_images(name, dataset, wanted)
@@ -101,6 +107,36 @@ def _only_images(what: str, dataset: FileDataset, wanted: list[str]) -> Subset:
         hint = "does the list belong to this split, and does a name that several classes have tell the class?"
         fail(what, "images", "name files of the set", f"{len(missing)} others, such as {missing[0]!r}", hint)
     return Subset(dataset, [index[entry] for entry in wanted])
+
+
+@register("imagenet-21k")
+def imagenet_21k(name: str, split: str, *, root: str | Path | None) -> FileDataset:
+    """All of ImageNet, <class>/<image>: every 256th image of the sorted list is "val", the others are "train"."""
+    checked_split(name, split, ("train", "val", "all"))
+    whole = _class_folders(name, root_of(name, root, IMAGENET), source=IMAGENET)
+    held = np.arange(len(whole)) % HELD_BACK == 0
+    kept = np.flatnonzero({"train": ~held, "val": held, "all": np.ones_like(held)}[split])
+    return FileDataset([whole.paths[index] for index in kept], whole.targets[kept], whole.classes)
+
+
+@register("tiny-imagenet")
+def tiny_imagenet(name: str, split: str, *, root: str | Path | None) -> FileDataset:
+    """Tiny-ImageNet, 200 classes of 64 pixels: train/<class>/images/, and val/images/ with val/val_annotations.txt."""
+    checked_split(name, split, ("train", "val"))
+    base, layout = root_of(name, root, TINY_IMAGENET), "train/<class>/images/, val/images/ and val/val_annotations.txt"
+    train = _class_folders(name, found(name, base, layout, TINY_IMAGENET, "train"), source=TINY_IMAGENET)
+    if split == "train":
+        return FileDataset(train.paths, train.targets, train.classes, TINY_STATISTICS)
+    images = found(name, base, layout, TINY_IMAGENET, "val/images")
+    listing = found(name, base, layout, TINY_IMAGENET, "val/val_annotations.txt")
+    paths, targets = [], []
+    for number, line in enumerate(filter(str.strip, listing.read_text().splitlines()), 1):
+        words = line.split()
+        if len(words) < 2 or words[1] not in train.classes:
+            fail(name, f"{listing}:{number}", "read '<image> <class> <box>' with a class of train/", repr(line))
+        paths.append(images / words[0])
+        targets.append(train.classes.index(words[1]))
+    return FileDataset(paths, targets, train.classes, TINY_STATISTICS)
 
 
 @register("imagenet-c")

@@ -88,6 +88,13 @@ def test_run_on_digits(tmp_path):
     assert len(result.targets) == 40 and len(result.classes) == 10
 
 
+def test_center_loss_draws_classes_together():
+    options = features.Options(model="vit_nano_patch4_32", fields=("depth=1",), samples=120, center_loss=0.01, updates=60, device="cpu")
+    without, drawn = features.run(options).embeddings
+    assert [without.label, drawn.label] == ["without center loss", "center loss of weight 0.01"]
+    assert drawn.ratio < 0.8 * without.ratio
+
+
 def test_bad_input_is_told():
     net = nn.Linear(6, 3)
     with pytest.raises(ValueError, match="two classes"):

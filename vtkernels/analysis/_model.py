@@ -39,7 +39,9 @@ def batches(model: nn.Module, loader: Iterable[Any], who: str) -> Iterator[tuple
 
 
 def check_weights(model: nn.Module, who: str) -> None:
-    unfit = [name for name, value in model.named_parameters() if not value.isfinite().all()]
+    # other buffers, such as masks, may well hold infinities
+    statistics = ((name, value) for name, value in model.named_buffers() if "running_" in name)
+    unfit = [name for name, value in itertools.chain(model.named_parameters(), statistics) if not value.isfinite().all()]
     if unfit:
         fail(who, "model", "have finite weights", f"NaN or infinity in {', '.join(unfit[:3])}", "did its training diverge?")
 

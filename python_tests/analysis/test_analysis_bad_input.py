@@ -64,6 +64,13 @@ def test_one_image_and_one_class(name, count):
         assert ANALYSES[name](vit(), loader)
 
 
+@pytest.mark.parametrize("name", ANALYSES)
+def test_half_precision_model_takes_images_as_they_are(name):
+    torch.manual_seed(1)
+    loader = [(torch.randn(9, 3, SIZE, SIZE), torch.arange(9) % 3)]
+    assert ANALYSES[name](vit().bfloat16(), loader)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Images of one class, in all splits."""

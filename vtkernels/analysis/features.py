@@ -39,7 +39,7 @@ class Options(SubjectOptions):
     other: str | None = None
     other_checkpoint: str | None = None
     center_loss: float | None = None
-    updates: int = 200
+    updates: int = 300
     labels: tuple[str, ...] = ()
     perplexity: float = PERPLEXITY
 

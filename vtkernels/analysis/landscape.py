@@ -148,12 +148,14 @@ class Landscape(Result):
     def _draw_interpolation(self) -> "Figure":
         figure, axes = plots.subplots()
         axes.plot(self.line_steps, np.minimum(self.line_losses, CAP), color=plots.BLUE, label="loss")
-        axes.set(xlabel="0: first model, 1: second model", ylabel="loss", title="Loss between two models", ylim=(0, None))
+        axes.set(xlabel="0: first model, 1: second model", ylabel="loss", title="Loss between two models")
+        # room for the legend above both curves
+        axes.set_ylim(0, 1.3 * np.nanmax(np.minimum(self.line_losses, CAP), initial=0.1))
         for place in (0, 1):
             axes.axvline(place, color=plots.BLACK, linestyle=":", linewidth=1)
         beside = axes.twinx()
         beside.plot(self.line_steps, 100 * self.line_accuracies, color=plots.VERMILION, linestyle="--", label="accuracy")
-        beside.set(ylabel="accuracy (%)", ylim=(0, 102))
+        beside.set(ylabel="accuracy (%)", ylim=(0, 130), yticks=range(0, 101, 20))
         beside.spines["right"].set_visible(True)
         beside.grid(False)
         axes.legend(handles=[*axes.get_lines()[:1], *beside.get_lines()], loc="upper center")

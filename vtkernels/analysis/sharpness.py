@@ -47,7 +47,7 @@ class Options(SubjectOptions):
     """
 
     split: str = "train"
-    samples: int | None = 128
+    samples: int | None = 64
     batch_size: int = 64
     only: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Options(SubjectOptions):
     probes: int = 1
     trace_samples: int = 2
     rho: float = 0.05
-    draws: int = 5
+    draws: int = 4
     graphs: float = 4.0
 
 
@@ -72,8 +72,8 @@ class Sharpness(Result):
         parameters, samples: numbers that were varied, and images.
         power: eigenvalues of largest modulus by power iteration; some eigenvalue is no further from each than its `power_error`, and `history` has
             the Rayleigh quotients on the way to it.
-        largest, smallest: extreme eigenvalues by Lanczos; some eigenvalue is no further from `largest` than `largest_error`, and `largest_history`
-            has it after each product.
+        largest, smallest: extreme eigenvalues by Lanczos; some eigenvalue is no further from `largest` than `largest_error`, and `extremes` has
+            both, the smallest first, after each product.
         ritz: (values, weights) of each Lanczos run.
         trace, trace_error: Hutchinson's estimate, and its standard error.
         average, average_error: how much the loss rises on average for steps of length `rho` in random directions, and its standard error.
@@ -91,7 +91,7 @@ class Sharpness(Result):
     history: list[list[float]] = field(default_factory=list)
     largest: float | None = None
     largest_error: float | None = None
-    largest_history: list[float] = field(default_factory=list)
+    extremes: list[tuple[float, float]] = field(default_factory=list)
     smallest: float | None = None
     ritz: list[dict[str, list[float]]] = field(default_factory=list)
     trace: float | None = None
@@ -118,7 +118,7 @@ class Sharpness(Result):
         return "\n".join([super().summary(), f"{'parameters, images':40} {self.parameters}, {self.samples}", *lines])
 
     def draw(self) -> dict[str, "Figure"]:
-        told = ((self._draw_density, self.ritz), (self._draw_convergence, self.largest_history), (self._draw_blocks, self.blocks))
+        told = ((self._draw_density, self.ritz), (self._draw_convergence, self.extremes), (self._draw_blocks, self.blocks))
         panels = [panel for panel, there in told if there]
         if not panels:
             return {}
@@ -137,8 +137,9 @@ class Sharpness(Result):
         axes.legend()
 
     def _draw_convergence(self, axes: Any) -> None:
-        count = len(self.largest_history)
-        axes.plot(range(1, count + 1), self.largest_history, color=plots.BLUE, marker=plots.MARKERS[0], label="Lanczos: largest")
+        count = len(self.extremes)
+        for values, line, label in zip(zip(*self.extremes, strict=True), ("--", "-"), ("smallest", "largest"), strict=True):
+            axes.plot(range(1, count + 1), values, line, color=plots.BLUE, marker=plots.MARKERS[0], label=f"Lanczos: {label}")
         # each goes on where Lanczos ended
         for index, quotients in enumerate(self.history):
             color, marker = plots.SERIES[1:][index % (len(plots.SERIES) - 1)], plots.MARKERS[1:][index % (len(plots.MARKERS) - 1)]
@@ -150,9 +151,11 @@ class Sharpness(Result):
 
     def _draw_blocks(self, axes: Any) -> None:
         names = list(self.blocks)
-        axes.barh(range(len(names)), [self.blocks[name] for name in names], color=plots.GREEN)
+        axes.barh(range(len(names)), [self.blocks[name] for name in names], color=plots.BLUE, height=0.66)
         axes.set_yticks(range(len(names)), names)
-        axes.invert_yaxis()
+        axes.grid(False, axis="y")
+        # from the top down, and no bars as fat as the panel where there are few
+        axes.set_ylim(max(len(names), 6) - 0.5, -0.6)
         axes.set(xlabel="largest eigenvalue", title="Groups of parameters")
 
 
@@ -202,8 +205,13 @@ def sharpness(
     )  # fmt: skip
     # the caller's autocast would round the products of Lanczos' basis
     with torch.autocast(loss.device.type, enabled=False):
-        # Ctrl-C ends the stage it happens in, and with it the rest
-        found.complete = all(stage() for stage in stages)
+        # Ctrl-C ends the stage it happens in, or the time between two, and with it the rest
+        try:
+            found.complete = all(stage() for stage in stages)
+        except KeyboardInterrupt:
+            found.complete = False
+    if found.loss is None:
+        raise KeyboardInterrupt
     return found
 
 
@@ -225,7 +233,7 @@ def _extremes(found: Sharpness, loss: Loss, steps: int, probes: int, wanted: int
                     found.largest, found.largest_error = float(ritz.values[-1]), float(ritz.bounds[-1])
                 if probe == 0 or ritz.values[0] <= found.smallest:
                     found.smallest = float(ritz.values[0])
-                found.largest_history.append(found.largest)
+                found.extremes.append((found.smallest, found.largest))
                 bar.advance(f"largest {found.largest:.4g}")
             if probe == 0:
                 vectors += run.largest_vectors(wanted)

@@ -96,7 +96,7 @@ class SparsityResult(Result):
             right.plot(shares, [100 * top1 for top1 in accuracies], color=color, marker=marker, label=f"{_LABELS[method]} (file: {last:.0%})")
         right.set(xlabel="pruned (%)", ylabel="accuracy (%)", ylim=(0, 103), title="Accuracy after pruning, without further training")
         if self.accuracy:
-            right.legend(loc="lower left", fontsize=9, title="pruned; size of the file at the last point", title_fontsize=9, alignment="left")
+            right.legend(loc="best", fontsize=9, title="pruned; size of the file at the last point", title_fontsize=9, alignment="left")
         return {self.name: figure}
 
 
@@ -302,7 +302,7 @@ def _mean_hidden_sizes(model: nn.Module, mlps: dict[str, nn.Module], loader: Ite
             hidden = module.act(module.fc1(args[0])).abs()
             # units are the last axis of tokens, and the second of maps
             hidden = hidden.movedim(1, -1) if isinstance(module.fc1, nn.Conv2d) else hidden
-            sums[name] = sums.get(name, 0) + hidden.flatten(0, -2).sum(0)
+            sums[name] = sums.get(name, 0) + hidden.flatten(0, -2).sum(0, dtype=torch.float64)
             counts[name] += hidden[..., 0].numel()
 
         return hook
@@ -371,7 +371,7 @@ def save_pruned(model: nn.Module, path: str | Path) -> None:
     """Write a pruned model's weights, which `load_pruned` puts back."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     # tables that two layers share are written once for each
-    _safetensors().save_file({name: value.clone() for name, value in packed(model).items()}, str(path))
+    Path(path).write_bytes(_safetensors().save({name: value.clone() for name, value in packed(model).items()}))
 
 
 @torch.no_grad()

@@ -335,7 +335,7 @@ def overlay(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     large = F.interpolate(torch.from_numpy(np.ascontiguousarray(scaled))[None, None].float(), image.shape[:2], mode="bilinear")[0, 0].numpy()
     grey = image.mean(-1, keepdims=True)
     colors = matplotlib.colormaps[plots.SEQUENTIAL](large)[..., :3]
-    return np.clip(0.35 * grey + 0.65 * colors, 0, 1)
+    return np.clip(0.25 * grey + 0.75 * colors, 0, 1)
 
 
 def run(options: Options) -> AttentionResult:

@@ -1,5 +1,8 @@
 """Features of known geometry, and what t-SNE makes of classes that lie apart."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,8 @@ from torch import nn
 import vtkernels as vt
 from vtkernels.analysis import features
 from vtkernels.analysis._model import penultimate
+from vtkernels.analysis._toy import fit
+from vtkernels.losses import CenterLoss
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +91,27 @@ def test_run_on_digits(tmp_path):
     result = features.run(options)
     assert [one.label for one in result.embeddings] == ["first model", "second model"]
     assert len(result.targets) == 40 and len(result.classes) == 10
+
+
+def test_center_loss_draws_classes_together():
+    torch.manual_seed(0)
+    images, labels = (torch.cat(parts) for parts in zip(*data(90), strict=True))
+    start, ratios = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 16), nn.Linear(16, 3)), []
+    for pull in (None, CenterLoss(3, 16, weight=0.02)):
+        torch.manual_seed(1)
+        net = fit(copy.deepcopy(start), images, labels, updates=400, lr=1e-2, of_features=pull)
+        ratios.append(features.distance_ratio(net[:3](images).detach().numpy(), labels.numpy()))
+    assert ratios[1] < 0.5 * ratios[0]
+
+
+def test_with_and_without_center_loss():
+    options = features.Options(model="vit_nano_patch4_32", fields=("depth=1",), samples=30, center_loss=0.01, updates=2, device="cpu")
+    without, drawn = features.run(options).embeddings
+    assert [without.label, drawn.label] == ["without center loss", "center loss of weight 0.01"] and without.ratio != drawn.ratio
+    with pytest.raises(ValueError, match="other must be left out"):
+        features.run(replace(options, other="vit_nano_patch4_32"))
+    with pytest.raises(ValueError, match="center_loss must be positive"):
+        features.run(replace(options, center_loss=0.0))
 
 
 def test_bad_input_is_told():

@@ -12,7 +12,7 @@ import vtkernels as vt
 from vtkernels.analysis import _progress
 from vtkernels.analysis._loss import Loss
 from vtkernels.analysis._spectrum import Lanczos, PowerIteration, density
-from vtkernels.analysis.sharpness import Options, noisy_loss, run, sharpness
+from vtkernels.analysis.sharpness import STARTS, Options, noisy_loss, run, sharpness
 
 
 def golden_loss(**options):
@@ -85,6 +85,38 @@ def test_quadratic_has_its_spectrum_and_power_iteration_deflates():
     assert found.largest == pytest.approx(5.0) and found.smallest == pytest.approx(-7.0)
 
 
+@pytest.mark.parametrize("rho", [1e-5, 1e-3, 0.1])
+def test_average_in_a_small_ball_of_a_single_precision_model(rho):
+    # the loss is 7.3, whose rounding in single precision is a thousand times what the smallest step raises it by
+    found = sharpness(quadratic([4.0] * 10).float(), ONE_IMAGE, first_number, rho=rho, lanczos_steps=1)
+    assert found.average == pytest.approx(0.5 * rho**2 * 4.0, rel=1e-4)
+
+
+def test_power_iteration_stops_by_its_residual_where_it_begins_with_an_eigenvector():
+    model, loader = small_net(0)
+    found = sharpness(model, loader, lanczos_steps=40, trace_samples=0, eigenvalues=2)
+    assert [len(quotients) for quotients in found.history] == [1, 1]
+    images, targets = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    exact = torch.linalg.eigvalsh(dense_hessian(model, images, targets)).abs().sort(descending=True).values[:2]
+    for value, error, modulus in zip(found.power, found.power_error, exact.tolist(), strict=True):
+        assert abs(value) == pytest.approx(modulus, rel=1e-4) and error <= 1e-3 * modulus
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.0, 0), (0.7, 1), (1.0, 2)])
+def test_products_are_the_same_whatever_is_kept(share, kept):
+    model, loader = small_net(2)
+    plenty, plain = Loss(model, loader, room=2**30), Loss(model, loader)
+    vector = plain.drawn(0)
+    plenty.product(vector)
+    loss = Loss(model, loader, room=int(share * (2**30 - plenty._free)))
+    for _ in range(2):
+        assert torch.equal(loss.product(vector), plain.product(vector))
+    assert len(loss._graphs) == kept
+    # other weights have another Hessian
+    with loss.moved(vector), plain.moved(vector):
+        assert torch.equal(loss.product(2 * vector), plain.product(2 * vector))
+
+
 def test_average_in_the_ball_of_a_quadratic_is_half_the_mean_eigenvalue():
     found = sharpness(quadratic([2.0] * 8), ONE_IMAGE, first_number, dtype=torch.float64, rho=0.1, lanczos_steps=5)
     assert found.average == pytest.approx(0.5 * 0.1**2 * 2.0)
@@ -97,11 +129,12 @@ def test_average_in_the_ball_of_a_quadratic_is_half_the_mean_eigenvalue():
 
 
 @pytest.mark.parametrize("norm", [False, True], ids=["plain", "batch_norm"])
+@pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_largest_eigenvalue_of_a_dense_hessian_in_single_precision(seed, norm):
+def test_largest_eigenvalue_of_a_dense_hessian_in_single_precision(seed, start, norm):
     model, loader = small_net(seed, norm)
     before = copy.deepcopy(model.state_dict())
-    found = sharpness(model, loader, lanczos_steps=30, power_steps=500, tolerance=1e-6, trace_samples=2, seed=seed)
+    found = sharpness(model, loader, lanczos_steps=30, power_steps=500, power_start=start, tolerance=1e-6, trace_samples=2, seed=seed)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()) and model.training
     images, targets = (torch.cat(parts) for parts in zip(*loader, strict=True))
     exact = torch.linalg.eigvalsh(dense_hessian(model, images, targets))
@@ -154,6 +187,9 @@ def test_every_family_has_a_symmetric_hessian(name):
     loss = Loss(model, [(torch.randn(2, 3, 32, 32), torch.tensor([0, 3]))], dtype=torch.float64)
     first, second = loss.drawn(0), loss.drawn(1)
     one, other = loss.product(first), loss.product(second)
+    loss._room = loss._free = 2**30
+    torch.testing.assert_close(loss.product(first), one, rtol=1e-12, atol=0)
+    torch.testing.assert_close(loss.product(first), one, rtol=1e-12, atol=0)
     assert one.any() and float(torch.dot(one, second)) == pytest.approx(float(torch.dot(other, first)), rel=1e-6, abs=1e-9 * float(one.norm() * second.norm()))
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import vtkernels as vt
-from vtkernels.analysis import sparsity
+from vtkernels.analysis import _progress, sparsity
 from vtkernels.layers import Mlp
 
 
@@ -139,6 +139,22 @@ def test_run_on_digits(tmp_path):
     assert len(result.active) == 2 * len(result.models["weights"].blocks)
     assert len(result.save(tmp_path)) == 5
     assert "pruned" in result.summary()
+
+
+@pytest.mark.parametrize("stage", ["active neurons", "pruning", "pruned models"])
+def test_interrupted_run_keeps_what_is_done(stage, monkeypatch, tmp_path):
+    class Stopped(_progress.Progress):
+        def advance(self, note=""):
+            super().advance(note)
+            if self.what == stage:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(_progress, "Progress", Stopped)
+    result = sparsity.run(sparsity.Options(model="vit_nano_patch4_32", samples=6, batch_size=3, shares=(0.0, 0.5), device="cpu", out=str(tmp_path)))
+    assert not result.complete and result.active
+    assert (len(result.accuracy), len(result.models)) == {"active neurons": (0, 0), "pruning": (1, 0), "pruned models": (3, 1)}[stage]
+    names = {path.name for path in result.save(tmp_path)}
+    assert {"sparsity.json", "sparsity.png"} <= names and json.loads((tmp_path / "sparsity.json").read_text())["active"]
 
 
 def test_interrupted_curve_keeps_what_is_done(monkeypatch):

@@ -48,6 +48,23 @@ def test_what_cannot_be_looked_at_is_told(arguments, told, tmp_path, capsys):
     assert told in capsys.readouterr().err
 
 
+FAMILIES = ("swin_nano_patch4_window4_32", "cait_nano_patch4_32", "resnet_nano", "t2t_vit_nano_32", "vitae_nano_32", "mixer_nano4_32")
+SMALL = {
+    "landscape": ["--samples", "4", "--points", "3", "--line-points", "3", "--other", "{}"],
+    "ntk": ["--samples", "2"],
+    "sharpness": ["--samples", "4", "--lanczos-steps", "2", "--power-steps", "1", "--trace-samples", "1", "--draws", "1"],
+    "sparsity": ["--samples", "8", "--shares", "0", "0.5"],
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", SMALL)
+def test_every_family_can_be_looked_at(name, family, tmp_path):
+    arguments = [one.format(family) for one in SMALL[name]]
+    assert main(["analyze", name, family, *arguments, "--device", "cpu", "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / f"{name}.json").read_text())["complete"] and (tmp_path / f"{name}.png").is_file()
+
+
 def test_an_interruption_with_nothing_to_keep_is_told(monkeypatch, tmp_path, capsys):
     def run(options):
         raise KeyboardInterrupt

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vtkernels._core.check import fail
+from vtkernels.analysis._memory import Alive
 from vtkernels.analysis._model import check_weights
 from vtkernels.layers import Linear
 from vtkernels.layers.mlp import Mlp
@@ -58,6 +59,13 @@ def _leave_linear_layers_to_torch(model: nn.Module) -> None:
             module.__class__ = _PlainMlp
 
 
+class _Graph(NamedTuple):
+    """Mean loss of a batch and its gradient, which can be differentiated again."""
+
+    loss: Tensor
+    gradient: tuple[Tensor, ...]
+
+
 class Loss:
     """Mean loss of a model in eval mode over all samples of a loader, in float32 or wider whatever the model is in.
 
@@ -66,6 +74,7 @@ class Loss:
     Args:
         criterion: of logits and targets, averaging over samples.
         only: patterns, or beginnings, of names of the parameters that are looked at; default all that are trained.
+        room: bytes for what products with the Hessian have in common: a third of each. Batches beyond it compute that anew each time.
     """
 
     def __init__(
@@ -77,8 +86,11 @@ class Loss:
         only: Sequence[str] = (),
         dtype: torch.dtype = torch.float32,
         who: str = "sharpness",
+        room: int = 0,
     ):
-        self.who, self.criterion, self.dtype = who, criterion, dtype
+        self.who, self.dtype = who, dtype
+        # its own weights, of classes, say, are to be as precise as the logits
+        self.criterion = copy.deepcopy(criterion).to(dtype) if isinstance(criterion, nn.Module) else criterion
         trained = {name for name, value in unwrapped(model).named_parameters() if value.requires_grad}
         self.model = working_copy(model, dtype, who)
         named = dict(self.model.named_parameters())
@@ -89,8 +101,9 @@ class Loss:
             value.requires_grad_(name in self.names)
         self.parameters = [named[name] for name in self.names]
         self.device = self.parameters[0].device
-        self.batches = [(images.to(self.device, dtype) if images.is_floating_point() else images.to(self.device), targets.to(self.device))
-                        for images, targets in loader if len(targets)]  # fmt: skip
+        self.batches = [(self._widened(images), self._widened(targets)) for images, targets in loader if len(targets)]
+        self._graphs: dict[int, _Graph] = {}
+        self._room = self._free = room
         self.count = int(self._summed(torch.tensor(float(sum(len(targets) for _, targets in self.batches)), dtype=torch.float64, device=self.device)))
         if not self.count:
             fail(who, "loader", "give at least one sample", "none", "is the split empty, or drop_last set?")
@@ -118,16 +131,36 @@ class Loss:
 
     def product(self, vector: Tensor) -> Tensor:
         """[size]: the Hessian times a vector, by differentiating the gradient's product with it."""
-        parts = self.split(vector.to(self.device, self.dtype))
+        vector = vector.to(self.device, self.dtype)
+        parts = self.split(vector)
+        total = torch.zeros_like(vector)
+        for index, (_, targets) in enumerate(self.batches):
+            graph = self._graph(index)
+            with torch.enable_grad(), self._precise():
+                along = sum((grad * part).sum() for grad, part in zip(graph.gradient, parts, strict=True))
+                if along.requires_grad:
+                    kept = index in self._graphs
+                    second = torch.autograd.grad(along, self.parameters, retain_graph=kept, materialize_grads=True)
+                    total.add_(self._flat(second), alpha=len(targets))
+        return self._checked(self._summed(total) / self.count)
 
-        def once(loss: Tensor) -> Tensor:
-            first = torch.autograd.grad(loss, self.parameters, create_graph=True, materialize_grads=True)
-            along = sum((grad * part).sum() for grad, part in zip(first, parts, strict=True))
-            if not along.requires_grad:
-                return torch.zeros_like(vector)
-            return self._flat(torch.autograd.grad(along, self.parameters, materialize_grads=True))
+    def _graph(self, index: int) -> _Graph:
+        """Of one batch: from the last product, where it is kept, or new."""
+        if index in self._graphs:
+            return self._graphs[index]
+        with torch.enable_grad(), self._precise(), Alive() as alive:
+            loss = self._loss(*self.batches[index])
+            gradient = torch.autograd.grad(loss, self.parameters, create_graph=True, materialize_grads=True)
+        graph = _Graph(loss, gradient)
+        if alive.now <= self._free:
+            self._free -= alive.now
+            self._graphs[index] = graph
+        return graph
 
-        return self._mean(once, graph=True)
+    def forget(self) -> None:
+        """Free what products have in common."""
+        self._graphs.clear()
+        self._free = self._room
 
     def along_own_gradient(self, radius: float) -> float:
         """Mean over batches of how much each one's loss rises when the weights go `radius` along that batch's own gradient."""
@@ -145,6 +178,8 @@ class Loss:
     def moved(self, step: Tensor) -> Iterator[None]:
         """Weights plus `step` [size] inside; afterwards every bit is as it was."""
         before = [value.detach().clone() for value in self.parameters]
+        # it was of other weights
+        self.forget()
         try:
             with torch.no_grad():
                 for value, part in zip(self.parameters, self.split(step), strict=True):
@@ -180,10 +215,17 @@ class Loss:
         if total is None:
             # this process has no sample, others do
             total = torch.zeros(self.size, dtype=self.dtype, device=self.device) if graph else torch.zeros((), dtype=torch.float64, device=self.device)
-        total = self._summed(total) / self.count
-        if not total.isfinite().all():
-            fail(self.who, "the loss and its derivatives", "be finite", "NaN or infinity", "are there NaN among the images, or weights too large?")
+        total = self._checked(self._summed(total) / self.count)
         return total if graph else float(total)
+
+    def _checked(self, value: Tensor) -> Tensor:
+        if not value.isfinite().all():
+            fail(self.who, "the loss and its derivatives", "be finite", "NaN or infinity", "are there NaN among the images, or weights too large?")
+        return value
+
+    def _widened(self, tensor: Tensor) -> Tensor:
+        """On the device; numbers, as class probabilities are, too, in the precision of the weights."""
+        return tensor.to(self.device, self.dtype) if tensor.is_floating_point() else tensor.to(self.device)
 
     def _loss(self, images: Tensor, targets: Tensor) -> Tensor:
         logits = self.model(images)

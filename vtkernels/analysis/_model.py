@@ -24,22 +24,30 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def batches(model: nn.Module, loader: Iterable[Any], who: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images, targets) on the model's device; an error if there are none, or the model's weights are no numbers."""
+    """(images, targets) on the model's device, images in its precision; an error if there are none, or the model's weights are no numbers."""
     check_weights(model, who)
-    device = next((tensor.device for tensor in itertools.chain(model.parameters(), model.buffers())), None)
     count = 0
     for images, targets in loader:
         count += len(images)
         if targets.dim() != 1:
             fail(who, "targets", "be class numbers", f"shape {list(targets.shape)}", "take a loader without mixing")
         if len(images):
-            yield images.to(device), targets.to(device)
+            images = as_of(model, images)
+            yield images, targets.to(images.device)
     if not count:
         fail(who, "loader", "give at least one image", "none", "is the split empty, or drop_last set?")
 
 
+def as_of(model: nn.Module, images: Tensor) -> Tensor:
+    """On the model's device, and in its precision where they are numbers at all."""
+    own = next((tensor for tensor in itertools.chain(model.parameters(), model.buffers()) if tensor.is_floating_point()), images)
+    return images.to(own) if images.is_floating_point() else images.to(own.device)
+
+
 def check_weights(model: nn.Module, who: str) -> None:
-    unfit = [name for name, value in model.named_parameters() if not value.isfinite().all()]
+    # other buffers, such as masks, may well hold infinities
+    statistics = ((name, value) for name, value in model.named_buffers() if "running_" in name)
+    unfit = [name for name, value in itertools.chain(model.named_parameters(), statistics) if not value.isfinite().all()]
     if unfit:
         fail(who, "model", "have finite weights", f"NaN or infinity in {', '.join(unfit[:3])}", "did its training diverge?")
 
@@ -69,4 +77,4 @@ def penultimate(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.flatten(seen[0], 1), logits
 
 
-__all__ = ["batches", "check_weights", "classifier", "evaluating", "penultimate"]
+__all__ = ["as_of", "batches", "check_weights", "classifier", "evaluating", "penultimate"]

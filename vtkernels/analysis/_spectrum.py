@@ -13,10 +13,12 @@ class PowerIteration:
     """The eigenvalues of largest modulus, one after the other, as PyHessian finds them.
 
     Each iteration orthogonalises the vector against those found before, and takes the Rayleigh quotient; an eigenvalue is found when the quotient
-    changes by less than a share `tolerance`, and is then the quotient before that change, or after `steps` iterations.
+    changes by less than a share `tolerance`, and is then the quotient before that change, or after `steps` iterations. It is found at once when the
+    residual, the part of the product that is not along the vector, is below that share: an eigenvalue lies no further away.
 
     Attributes:
         values, vectors: of the eigenpairs that are finished.
+        residuals: of the last product of each.
         history: Rayleigh quotients of each eigenvalue, the current one's last.
     """
 
@@ -24,6 +26,7 @@ class PowerIteration:
         self.product, self.steps, self.tolerance = product, steps, tolerance
         self.values: list[float] = []
         self.vectors: list[Tensor] = []
+        self.residuals: list[float] = []
         self.history: list[list[float]] = []
         self._vector: Tensor | None = None
 
@@ -41,12 +44,15 @@ class PowerIteration:
         image = self.product(vector)
         quotients = self.history[-1]
         quotients.append(float(torch.dot(image, vector)))
+        residual = float((image - quotients[-1] * vector).norm())
         self._vector = _normalised(image)
+        exact = residual < self.tolerance * abs(quotients[-1])
         settled = len(quotients) > 1 and abs(quotients[-1] - quotients[-2]) / (abs(quotients[-2]) + 1e-6) < self.tolerance
-        if not settled and len(quotients) < self.steps:
+        if not exact and not settled and len(quotients) < self.steps:
             return True
-        self.values.append(quotients[-2] if settled else quotients[-1])
+        self.values.append(quotients[-2] if settled and not exact else quotients[-1])
         self.vectors.append(self._vector)
+        self.residuals.append(residual)
         return False
 
 
@@ -106,11 +112,22 @@ class Lanczos:
         count = len(self.diagonal)
         if not count:
             return Ritz(*(torch.empty(0, dtype=torch.float64) for _ in range(3)))
+        values, vectors = torch.linalg.eigh(self._matrix())
+        return Ritz(values, vectors[0].square(), self.beside[count - 1] * vectors[-1].abs())
+
+    def largest_vectors(self, count: int) -> list[Tensor]:
+        """Estimates of the eigenvectors whose eigenvalues are largest in modulus, the largest first; fewer than `count` after fewer products."""
+        values, vectors = torch.linalg.eigh(self._matrix())
+        best = values.abs().argsort(descending=True)[:count]
+        basis = self._basis[: len(self.diagonal)]
+        return [basis.T @ vectors[:, index].to(basis) for index in best]
+
+    def _matrix(self) -> Tensor:
+        count = len(self.diagonal)
         matrix = torch.diag(torch.tensor(self.diagonal, dtype=torch.float64))
         for index, value in enumerate(self.beside[: count - 1]):
             matrix[index, index + 1] = matrix[index + 1, index] = value
-        values, vectors = torch.linalg.eigh(matrix)
-        return Ritz(values, vectors[0].square(), self.beside[count - 1] * vectors[-1].abs())
+        return matrix
 
 
 class Density(NamedTuple):

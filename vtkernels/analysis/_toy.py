@@ -1,7 +1,7 @@
 """Problems small enough to train many networks on: a whole data set in memory, and a plain training loop."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtkernels._core.check import fail
+from vtkernels.analysis._model import penultimate
 from vtkernels.data import create_dataset
 from vtkernels.data.loader import normalised
 
@@ -44,15 +45,34 @@ def stratified(labels: Tensor, count: int, seed: int) -> Tensor:
     return order[rank.sort(stable=True).indices[:count]]
 
 
-def fit(net: nn.Module, images: Tensor, labels: Tensor, *, updates: int, batch: int = 32, lr: float = 2e-3) -> nn.Module:
-    """Train by AdamW, with a rate that falls to zero along a cosine. Draws come from torch's global generator."""
+def fit(
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    updates: int,
+    batch: int = 32,
+    lr: float = 2e-3,
+    of_features: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> nn.Module:
+    """Train by AdamW, with a rate that falls to zero along a cosine. Draws come from torch's global generator.
+
+    Args:
+        of_features: a loss of what the classifier is given and of the labels, which is added to cross-entropy.
+    """
     device = next(net.parameters()).device
     net.train()
     optimizer = torch.optim.AdamW(net.parameters(), lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, updates))
     for part in itertools.islice(_shuffled(len(images), batch), updates):
         optimizer.zero_grad()
-        F.cross_entropy(net(images[part].to(device)), labels[part].to(device)).backward()
+        inputs, targets = images[part].to(device), labels[part].to(device)
+        if of_features is None:
+            loss = F.cross_entropy(net(inputs), targets)
+        else:
+            features, logits = penultimate(net, inputs)
+            loss = F.cross_entropy(logits, targets) + of_features(features, targets)
+        loss.backward()
         optimizer.step()
         schedule.step()
     _settle(net, images, batch)

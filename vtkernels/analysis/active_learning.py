@@ -142,6 +142,9 @@ STRATEGIES: dict[str, Callable[[Pool, int], Tensor]] = {
 }
 
 
+_LABELS = {"bald": "BALD", "core_set": "core-set"}
+
+
 # the loop
 
 
@@ -185,9 +188,10 @@ class ActiveLearningResult(Result):
             # side by side, so that bars do not hide each other
             sizes = np.array(self.sizes[: len(means)]) + step * 0.03 * (index - (count - 1) / 2)
             line = "--" if strategy == "random" else "-"
-            axis.errorbar(sizes, 100 * means, 100 * errors, color=color, marker=marker, linestyle=line, capsize=3, label=strategy.replace("_", " "))
+            label = _LABELS.get(strategy, strategy.replace("_", " "))
+            axis.errorbar(sizes, 100 * means, 100 * errors, color=color, marker=marker, linestyle=line, capsize=3, label=label)
         runs = max((len(one) for one in self.accuracy.values()), default=0)
-        axis.set(xlabel="labelled images", ylabel="accuracy on the test set (%)", title=f"active learning, mean and standard error of {runs} runs")
+        axis.set(xlabel="labelled images", ylabel="accuracy on the test set (%)", title=f"Active learning: mean and standard error of {runs} runs")
         if self.accuracy:
             axis.legend(loc="lower right")
         return {self.name: figure}

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from vtkernels._core import plots
 from vtkernels._core.check import fail
-from vtkernels.analysis._model import check_weights, evaluating
+from vtkernels.analysis._model import as_of, check_weights, evaluating
 from vtkernels.analysis._progress import progress
 from vtkernels.analysis._result import Result
 from vtkernels.analysis._subject import SubjectOptions
@@ -238,9 +238,9 @@ def look(model: Model, images: Tensor, layer: int = -1, found: list[Layer] | Non
     if model.prefix_tokens:
         with_token = [one for one in found if model.sees_class_token(one.name)]
         one = _nth(with_token, layer)
-        return one.weights[:, :, 0, -one.grid[0] * one.grid[1] :].unflatten(-1, one.grid), f"class token, {one.name}"
+        return one.weights[:, :, 0, -one.grid[0] * one.grid[1] :].unflatten(-1, one.grid), f"what the class token looks at in {one.name}"
     one = _nth(found, layer)
-    return one.received(), f"received, {one.name}"
+    return one.received(), f"what the patches look at in {one.name}"
 
 
 def class_token_map(model: Model, images: Tensor, layer: int = -1) -> Tensor:
@@ -290,7 +290,7 @@ class AttentionResult(Result):
 
     def _draw_maps(self) -> Any:
         heads = min(self.heads, self.maps.shape[1])
-        titles = ["image", "mean of heads", "rollout", *(f"head {head}" for head in range(heads))]
+        titles = ["Image", "Mean of heads", "Rollout", *(f"Head {head}" for head in range(heads))]
         count, columns = len(self.images), len(titles)
         height, width = self.images.shape[1:3]
         figure, axes = plots.subplots(count, columns, width=1.75 * columns, height=1.75 * count * height / width + 0.7, squeeze=False)
@@ -302,7 +302,7 @@ class AttentionResult(Result):
                 plots.images_only(axis)
                 if row == 0:
                     axis.set_title(titles[column], fontsize=10)
-        figure.suptitle(f"{self.model}: {self.shown}; bright is looked at", fontsize=10)
+        figure.suptitle(f"{self.model}: {self.shown} (yellow: most)", fontsize=10)
         return figure
 
     def _draw_distances(self) -> Any:
@@ -317,7 +317,7 @@ class AttentionResult(Result):
         axis.set_xticks(range(count), names, fontsize=9, **slanted)
         axis.set(ylabel="mean distance (pixels)", xlabel="layer", title=f"{self.model}: how far attention reaches")
         axis.set_ylim(0, 1.12 * max((value for values in self.distances.values() for value in values), default=1.0))
-        axis.legend(fontsize=9, loc="lower left")
+        axis.legend(fontsize=9, loc="best")
         return figure
 
 
@@ -335,7 +335,7 @@ def overlay(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     large = F.interpolate(torch.from_numpy(np.ascontiguousarray(scaled))[None, None].float(), image.shape[:2], mode="bilinear")[0, 0].numpy()
     grey = image.mean(-1, keepdims=True)
     colors = matplotlib.colormaps[plots.SEQUENTIAL](large)[..., :3]
-    return np.clip(0.15 * grey + 0.85 * colors, 0, 1)
+    return np.clip(0.25 * grey + 0.75 * colors, 0, 1)
 
 
 def run(options: Options) -> AttentionResult:
@@ -353,7 +353,7 @@ def see(
     count, shown = 0, ""
     with progress("attention", None) as steps:
         for images in (images for images, _ in loader if len(images)):
-            images = images.to(next(model.parameters()).device)
+            images = as_of(model, images)
             found = layers(model, images)
             maps, shown = look(model, images, layer, found)
             rolled = model_rollout(model, found)

@@ -1,7 +1,8 @@
 """How classes lie in the space of features that a model's classifier sees."""
 
+import copy
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,8 @@ from vtkernels.analysis._model import batches, evaluating, penultimate
 from vtkernels.analysis._progress import progress
 from vtkernels.analysis._result import Result
 from vtkernels.analysis._subject import SubjectOptions
+from vtkernels.analysis._toy import fit
+from vtkernels.losses import CenterLoss
 
 # of t-SNE: what is computed first, and how many neighbours weigh
 COMPONENTS, PERPLEXITY, ITERATIONS = 50, 30.0, 1000
@@ -23,7 +26,10 @@ class Options(SubjectOptions):
     """Options of `features`.
 
     Attributes:
-        other: a second model, name or run folder, to put beside the first: the same network trained with center loss, say.
+        other: a second model, name or run folder, to put beside the first.
+        center_loss: its weight, such as 0.003. What is drawn is then the model after a short training on as many training images without center
+            loss, and after the same training with it.
+        updates: steps of that training.
         other_checkpoint: its weights, if it is given by name.
         labels: what the pictures call the two.
         perplexity: how many neighbours of an image weigh in t-SNE.
@@ -32,6 +38,8 @@ class Options(SubjectOptions):
     samples: int | None = 1000
     other: str | None = None
     other_checkpoint: str | None = None
+    center_loss: float | None = None
+    updates: int = 300
     labels: tuple[str, ...] = ()
     perplexity: float = PERPLEXITY
 
@@ -94,11 +102,39 @@ class FeaturesResult(Result):
 
 def run(options: Options) -> FeaturesResult:
     subject = options.load()
+    classes = list(subject.dataset.classes)
+    if options.center_loss is not None:
+        if options.other is not None:
+            fail("features", "other", "be left out where center_loss is given", options.other, "the model is compared with itself")
+        models = with_and_without_center_loss(options)
+        found = compare(models, subject.loader, classes, perplexity=options.perplexity, seed=options.seed)
+        found.complete &= len(models) == 2
+        return found
     models = {_label(options, 0): subject.model}
     if options.other is not None:
-        second = options.load_model(len(subject.dataset.classes), options.other, options.other_checkpoint).to(subject.device)
+        second = options.load_model(len(classes), options.other, options.other_checkpoint).to(subject.device)
         models[_label(options, 1)] = second
-    return compare(models, subject.loader, list(subject.dataset.classes), perplexity=options.perplexity, seed=options.seed)
+    return compare(models, subject.loader, classes, perplexity=options.perplexity, seed=options.seed)
+
+
+def with_and_without_center_loss(options: Options) -> dict[str, torch.nn.Module]:
+    """The model after two trainings from the same weights on the same batches, by what the picture calls them; one if it was interrupted."""
+    if not options.center_loss > 0:
+        fail("features", "center_loss", "be positive", options.center_loss, "0.003 is the paper's")
+    start, loader, *_ = replace(options, split="train").load()
+    images, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    width = penultimate(start, images[:1])[0].shape[1]
+    found: dict[str, torch.nn.Module] = {}
+    with progress("features: training", 2) as steps:
+        for label, weight in (("without center loss", 0.0), (f"center loss of weight {options.center_loss:g}", options.center_loss)):
+            pull = CenterLoss(start.num_classes, width, weight=weight).to(images.device) if weight else None
+            with torch.random.fork_rng():
+                torch.manual_seed(options.seed)
+                found[label] = fit(copy.deepcopy(start), images, labels, updates=options.updates, lr=1e-3, of_features=pull)
+            steps.advance(label)
+    if not found:
+        raise KeyboardInterrupt
+    return found
 
 
 def compare(

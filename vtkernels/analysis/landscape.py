@@ -110,6 +110,7 @@ class Landscape(Result):
             axes.plot(self.steps, np.minimum(losses, CAP), color=color, linestyle=("-", "--")[index], label=f"direction {index + 1}")
         cut = f" (cut off at {CAP:g})" if np.nanmax(self.lines, initial=0) > CAP else ""
         axes.set(xlabel="step along the direction", ylabel=f"loss{cut}", title="Loss along random directions", ylim=(0, None))
+        axes.xaxis.get_major_locator().set_params(nbins=5)
         axes.legend()
 
     def _draw_contours(self, figure: "Figure", axes: Any) -> None:
@@ -126,6 +127,8 @@ class Landscape(Result):
         bar.set_ticks(levels[::3], labels=[f"{level:.3g}" for level in levels[::3]])
         bar.ax.minorticks_off()
         axes.set(xlabel="step along direction 1", ylabel="step along direction 2", title="Loss on their plane", aspect="equal")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_major_locator().set_params(nbins=5)
         axes.legend(loc="upper right", frameon=True)
 
     def _draw_3d(self) -> "Figure":
@@ -136,20 +139,23 @@ class Landscape(Result):
         axes.plot_surface(first, second, heights, cmap=plots.SEQUENTIAL, rcount=60, ccount=60, linewidth=0.2, edgecolor="white", antialiased=True)
         # slanted axes have room for three numbers
         places = [self.steps[0], 0.0, self.steps[-1]]
-        axes.set(xlabel="step along direction 1", ylabel="step along direction 2", title="Loss on the plane of two directions", xticks=places, yticks=places)
+        axes.set(xlabel="step along direction 1", ylabel="step along direction 2", xticks=places, yticks=places)
+        figure.suptitle("Loss on the plane of two directions", fontsize=11, x=0.02, ha="left")
         axes.set_zlabel("log10 of the loss", labelpad=8)
-        axes.set_box_aspect(None, zoom=0.85)
+        axes.set_box_aspect(None, zoom=0.9)
         return figure
 
     def _draw_interpolation(self) -> "Figure":
         figure, axes = plots.subplots()
         axes.plot(self.line_steps, np.minimum(self.line_losses, CAP), color=plots.BLUE, label="loss")
-        axes.set(xlabel="0: first model, 1: second model", ylabel="loss", title="Loss between two models", ylim=(0, None))
+        axes.set(xlabel="0: first model, 1: second model", ylabel="loss", title="Loss between two models")
+        # room for the legend above both curves
+        axes.set_ylim(0, 1.3 * np.nanmax(np.minimum(self.line_losses, CAP), initial=0.1))
         for place in (0, 1):
             axes.axvline(place, color=plots.BLACK, linestyle=":", linewidth=1)
         beside = axes.twinx()
         beside.plot(self.line_steps, 100 * self.line_accuracies, color=plots.VERMILION, linestyle="--", label="accuracy")
-        beside.set(ylabel="accuracy in percent", ylim=(0, 102))
+        beside.set(ylabel="accuracy (%)", ylim=(0, 130), yticks=range(0, 101, 20))
         beside.spines["right"].set_visible(True)
         beside.grid(False)
         axes.legend(handles=[*axes.get_lines()[:1], *beside.get_lines()], loc="upper center")

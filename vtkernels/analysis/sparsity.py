@@ -87,16 +87,16 @@ class SparsityResult(Result):
         left.barh(list(self.active), [100 * share for share in self.active.values()], color=plots.BLUE, height=0.66)
         # from the top down, and no bars as fat as a panel where there are few
         left.set_ylim(max(count, 8) - 0.5, -0.6)
-        left.set(xlim=(0, 100), xlabel="values above zero (%)", title="active neurons, from the input on")
+        left.set(xlim=(0, 100), xlabel="values above zero (%)", title="Active neurons, from the input on")
         left.tick_params(axis="y", labelsize=8 if count < 30 else 6)
         left.grid(False, axis="y")
         for (method, accuracies), color, marker in zip(self.accuracy.items(), plots.SERIES, plots.MARKERS, strict=False):
             shares = [100 * share for share in self.shares[: len(accuracies)]]
             last = self.bytes[method][-1] / self.whole_bytes
             right.plot(shares, [100 * top1 for top1 in accuracies], color=color, marker=marker, label=f"{_LABELS[method]} (file: {last:.0%})")
-        right.set(xlabel="pruned (%)", ylabel="accuracy (%)", ylim=(0, 103), title="accuracy after pruning, without further training")
+        right.set(xlabel="pruned (%)", ylabel="accuracy (%)", ylim=(0, 103), title="Accuracy after pruning, without further training")
         if self.accuracy:
-            right.legend(loc="lower left", fontsize=9, title="pruned; size of the file at the last point", title_fontsize=9, alignment="left")
+            right.legend(loc="best", fontsize=9, title="pruned; size of the file at the last point", title_fontsize=9, alignment="left")
         return {self.name: figure}
 
 
@@ -105,13 +105,23 @@ def run(options: Options) -> SparsityResult:
     if unknown:
         fail("sparsity", "methods", f"be among {', '.join(METHODS)}", ", ".join(sorted(unknown)))
     subject = options.load()
-    result = SparsityResult(active=active_share(subject.model, subject.loader), complete=False)
+    result = SparsityResult(active={}, complete=False)
+    with progress("active neurons", len(subject.loader)) as steps:
+        active_share(subject.model, subject.loader, result.active, steps.advance)
+    if steps.interrupted:
+        if not result.active:
+            raise KeyboardInterrupt
+        return result
     methods = [method for method in options.methods if method == "weights" or prunable(subject.model)]
     if options.methods and not methods:
         fail("sparsity", "model", "have MLPs of layers fc1 and fc2", f"none in {options.model}", "method 'weights' prunes any model")
     curve(subject.model, subject.loader, options.shares, methods, result)
-    for method in methods if result.complete and options.save > 0 else ():
-        result.models[method] = prune(subject.model, options.save, method, subject.loader)
+    if result.complete and options.save > 0:
+        with progress("pruned models", len(methods)) as steps:
+            for method in methods:
+                result.models[method] = prune(subject.model, options.save, method, subject.loader)
+                steps.advance(method)
+        result.complete = not steps.interrupted
     return result
 
 
@@ -119,11 +129,18 @@ def run(options: Options) -> SparsityResult:
 
 
 @torch.no_grad()
-def active_share(model: nn.Module, loader: Iterable[Any]) -> dict[str, float]:
+def active_share(
+    model: nn.Module, loader: Iterable[Any], found: dict[str, float] | None = None, advance: Callable[[], None] = lambda: None
+) -> dict[str, float]:
     """Share of values above zero after every ReLU, GELU and SiLU of a model in eval mode, over all tokens and images, by the layer's name.
 
     Fused MLPs do not show their hidden units: those are computed once more. A layer that activates several times has a number behind its name.
+
+    Args:
+        found: filled with the shares, and right for the images seen after every batch.
+        advance: called after every batch.
     """
+    found = {} if found is None else found
     above: dict[str, Tensor] = {}
     count: dict[str, int] = {}
 
@@ -134,9 +151,11 @@ def active_share(model: nn.Module, loader: Iterable[Any]) -> dict[str, float]:
     for images, _ in batches(model, loader, "active_share"):
         with evaluating(model), _Activations(model, note):
             model(images)
-    if not above:
-        fail("active_share", "model", "have ReLU, GELU or SiLU activations", f"none in {type(model).__name__}")
-    return {name: float(above[name]) / count[name] for name in above}
+        if not above:
+            fail("active_share", "model", "have ReLU, GELU or SiLU activations", f"none in {type(model).__name__}")
+        found |= {name: float(above[name]) / count[name] for name in above}
+        advance()
+    return found
 
 
 _ACTIVATIONS = {torch.ops.aten.relu, torch.ops.aten.relu_, torch.ops.aten.gelu, torch.ops.aten.silu, torch.ops.aten.silu_, torch.ops.aten.hardtanh}
@@ -283,7 +302,7 @@ def _mean_hidden_sizes(model: nn.Module, mlps: dict[str, nn.Module], loader: Ite
             hidden = module.act(module.fc1(args[0])).abs()
             # units are the last axis of tokens, and the second of maps
             hidden = hidden.movedim(1, -1) if isinstance(module.fc1, nn.Conv2d) else hidden
-            sums[name] = sums.get(name, 0) + hidden.flatten(0, -2).sum(0)
+            sums[name] = sums.get(name, 0) + hidden.flatten(0, -2).sum(0, dtype=torch.float64)
             counts[name] += hidden[..., 0].numel()
 
         return hook
@@ -352,7 +371,7 @@ def save_pruned(model: nn.Module, path: str | Path) -> None:
     """Write a pruned model's weights, which `load_pruned` puts back."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     # tables that two layers share are written once for each
-    _safetensors().save_file({name: value.clone() for name, value in packed(model).items()}, str(path))
+    Path(path).write_bytes(_safetensors().save({name: value.clone() for name, value in packed(model).items()}))
 
 
 @torch.no_grad()

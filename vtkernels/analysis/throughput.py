@@ -2,7 +2,6 @@
 
 import math
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -10,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from vtkernels._core import plots
 from vtkernels._core.check import fail
+from vtkernels.analysis._memory import Alive
 from vtkernels.analysis._model import evaluating
 from vtkernels.analysis._progress import progress
 from vtkernels.analysis._result import Result
@@ -87,9 +86,9 @@ class ThroughputResult(Result):
             return {}
         rows = sorted(self.rows, key=lambda row: row.images_per_second)
         panels = {
-            "images a second": ([row.images_per_second for row in rows], "{:.0f}"),
-            "memory at the peak (MiB)": ([row.memory / 2**20 for row in rows], "{:.0f}"),
-            "multiply-accumulates of an image (M)": ([row.macs / 1e6 for row in rows], "{:.0f}"),
+            "Images a second": ([row.images_per_second for row in rows], "{:.0f}"),
+            "Memory at the peak (MiB)": ([row.memory / 2**20 for row in rows], "{:.0f}"),
+            "Multiply-accumulates of an image (M)": ([row.macs / 1e6 for row in rows], "{:.0f}"),
         }
         figure, axes = plots.subplots(1, 3, width=13.0, height=1.6 + 0.36 * len(rows), sharey=True)
         for axis, (title, (values, form)), color in zip(axes, panels.items(), plots.SERIES, strict=False):
@@ -177,7 +176,7 @@ def peak_memory(model: nn.Module, images: Tensor) -> int:
             return torch.cuda.max_memory_allocated(images.device)
         held = [*model.parameters(), *model.buffers(), images]
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
-        with _Alive(set(storages)) as alive:
+        with Alive(set(storages)) as alive:
             model(images)
         return sum(storages.values()) + alive.peak
 
@@ -199,34 +198,6 @@ class _Macs(TorchDispatchMode):
             # two operations each
             self.total += flop_registry[packet](*args, **(kwargs or {}), out_val=out) // 2
         return out
-
-
-class _Alive(TorchDispatchMode):
-    """The most bytes of tensors made inside that were alive at once. What a kernel needs for itself is not seen."""
-
-    def __init__(self, known: set[int]) -> None:
-        super().__init__()
-        self.known, self.now, self.peak = known, 0, 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._watch(tensor.untyped_storage())
-        return out
-
-    def _watch(self, storage: torch.UntypedStorage) -> None:
-        place, size = storage.data_ptr(), storage.nbytes()
-        if size == 0 or place in self.known:
-            return
-        self.known.add(place)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, place, size)
-
-    def _forget(self, place: int, size: int) -> None:
-        self.known.discard(place)
-        self.now -= size
 
 
 def _linear(x: Tensor, weight: Tensor, *_: Any) -> int:

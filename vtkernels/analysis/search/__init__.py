@@ -117,7 +117,7 @@ class SearchResult(Result):
         axis.plot(number[drawn], scores[drawn], "o", color=plots.SKY, label="drawn at random")
         axis.plot(number[~drawn], scores[~drawn], "^", color=plots.ORANGE, label="child of a good one")
         axis.step(number, np.maximum.accumulate(scores), where="post", color=plots.BLUE, label="best so far")
-        axis.set(xlabel="networks evaluated", ylabel="validation accuracy (%)", title="regularised evolution in the space of NASNet's cells")
+        axis.set(xlabel="networks evaluated", ylabel="validation accuracy (%)", title="Regularised evolution in the space of NASNet's cells")
         axis.legend(loc="lower right")
         axis.xaxis.get_major_locator().set_params(integer=True)
         caption = "best: " + self.best_cells.replace("\n", "\n        ")
@@ -131,14 +131,14 @@ class SearchResult(Result):
         points = left.scatter(alpha, beta, c=scores, s=40 + 260 * (gamma - 1), cmap=plots.SEQUENTIAL, edgecolor="#444444", linewidth=0.5, clip_on=False)
         best = self.best_coefficients
         left.scatter(best.alpha, best.beta, s=520, facecolor="none", edgecolor=plots.VERMILION, linewidth=2, clip_on=False)
-        left.set(xlabel="depth factor (alpha)", ylabel="width factor (beta)", title="larger points: larger images (gamma); the ring is the best")
+        left.set(xlabel="depth factor (alpha)", ylabel="width factor (beta)", title="Larger points: larger images (gamma); the ring is the best")
         figure.colorbar(points, ax=left, label="validation accuracy (%)")
         growth = np.array(self.macs) / self.base_macs
         right.scatter(self.costs, growth, color=plots.BLUE)
         low, high = min(self.costs), max(self.costs)
         right.plot([low, high], [low, high], color=plots.ORANGE, label="counted = formula")
         right.axhline(self.budget, color=plots.BLACK, linewidth=1, linestyle="--", label="budget")
-        right.set(xlabel="cost by the formula", ylabel="multiplications counted, over the base's", title="what whole layers and channels in eights do")
+        right.set(xlabel="cost by the formula", ylabel="multiplications counted, over the base's", title="What whole layers and channels in eights do")
         right.legend(loc="lower right")
         return figure
 

@@ -111,6 +111,7 @@ class Claim:
         title: of the picture.
         says: the claim in a sentence.
         source: who says so.
+        limits: what the test cannot show at tiny scale.
         metric, label: what the picture shows of the arms.
         lines: name -> arms on a line over `places`, for claims about the size of the set.
         places, place_label: x values of each line's arms, and their name.
@@ -123,6 +124,7 @@ class Claim:
     source: str
     arms: tuple[Arm, ...]
     parts: tuple[Part, ...]
+    limits: str = ""
     metric: str = "top1"
     label: str = "accuracy (%)"
     lines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from vtkernels.train import Settings, Trainer
 CLASSIFIER, TRUNKS, HEADS = "classifier", ("trained", "random"), {"upernet": "UPerNet", "fcn": "FCN"}
 PRETRAINED = "timm:swin_tiny_patch4_window7_224.ms_in1k"
 # updates of the classifier, and the share of them that a head takes
-UPDATES, HEAD_SHARE = 1280, 0.25
+UPDATES, HEAD_SHARE = 1024, 0.5
 IMAGES, BATCH = 2048, 32
 
 
@@ -38,8 +38,8 @@ def classifier(setting: Setting) -> Recipe:
     """At tiny scale: of images with one shape each."""
     epochs = epochs_of(setting.updates)
     return Recipe(
-        # cells of two pixels: a shape has a dozen of them
-        model=Model(name="swin_nano_patch4_window4_32", options={"patch_size": 2}),
+        # small initial weights take some thousand updates before a shape is told from another
+        model=Model(name="swin_nano_patch4_window4_32", options={"init": "xavier"}),
         data=Data(name="shapes", size=32, batch_size=BATCH, normalize="set", eval_crop=1.0, options={"count": IMAGES}, workers=0),
         augment=Augment(crop=PaddedCrop(padding=2)),
         optim=AdamW(lr=3e-3, weight_decay=0.05),

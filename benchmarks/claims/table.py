@@ -79,6 +79,7 @@ def section(result: dict[str, Any], where: str) -> list[str]:
     for verdict, words in FAILURES.items():
         if failed := [f"{part['says']} ({told(part)})" for part in result["parts"] if part["verdict"] == verdict]:
             lines.append(f"{words}: {'; '.join(failed)}.")
+    lines += ["", result["limits"]] if result.get("limits") else []
     updates = f", about {result['updates']} updates an arm" if result.get("updates") else ""
     lines += ["", f"![{result['title']}: arms and parts]({where}/{result['file']}.png)", "", "| part | paired difference, 95 % interval | verdict |"]
     lines += ["|---|---|---|", *(table_row([part["says"], told(part), part["verdict"]]) for part in result["parts"]), ""]

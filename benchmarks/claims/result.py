@@ -124,7 +124,8 @@ def drawn(result: dict[str, Any], path: Path) -> Path | None:
             panels = right.subplots(len(by_unit), 1, squeeze=False, height_ratios=[len(parts) + 1 for parts in by_unit.values()])
             for axes, parts in zip(panels[:, 0], by_unit.values(), strict=True):
                 draw_parts(axes, parts)
-            panels[0, 0].set_title("parts of the claim: as promised right of the line")
+            # above labels and panels: a long one would not fit over a panel
+            right.suptitle("parts of the claim: as promised right of the line", fontsize=11)
     except ImportError as error:
         print(f"no picture: {error}")
         return None

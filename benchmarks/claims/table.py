@@ -21,8 +21,8 @@ INTRODUCTION = """# Claims of the sources, tested here
 <!-- written by `python -m benchmarks.claims.table` from the results, whatever is changed here is lost -->
 
 Papers promise things, and not all of them repeat. Each claim is tested by training all of its arms from the same seeds, and consists of parts of
-the form "this difference is above zero". {rule} The rule and the arms stood before anything was run; of two claims, DRLOC and data hunger,
-the number of updates was raised once, since a first seed had shown models that had hardly learnt.
+the form "this difference is above zero". {rule} The rule and the arms stood before anything was run; of DRLOC, data hunger and depth
+the number of updates was raised once, since a first seed had shown models that had hardly learnt. The time of a run is that of the clock.
 
 At tiny scale the smallest models of the families learn digits or drawn shapes by some hundred updates: what holds or fails there need not do so at
 full size. `python -m benchmarks.claims.NAME --scale full --path FOLDER` tests the same claim with the published recipes on a GPU;
@@ -119,7 +119,7 @@ def minutes(result: dict[str, Any]) -> float:
 
 
 def cost(results: list[dict[str, Any]]) -> str:
-    of = "one core, waiting for others included" if results[0]["device"] == "cpu" else "the GPU"
+    of = "one core, waiting on a busy machine included" if results[0]["device"] == "cpu" else "the GPU"
     return f"All runs together took {sum(map(minutes, results)):.0f} minutes of {of}."
 
 

@@ -140,16 +140,14 @@ def draw_arms(axes: Any, result: dict[str, Any]) -> None:
         axes.plot(list(cell["by_seed"].values()), [row + 0.25] * len(cell["by_seed"]), "o", color=plots.SKY, markersize=3)
     axes.set_yticks(range(len(found)), [name for name, _ in found])
     axes.invert_yaxis()
-    if "%" in result["label"]:
-        # the interval of few seeds knows nothing of such bounds
-        left, right = axes.get_xlim()
-        axes.set_xlim(max(left, 0), min(right, 100.5))
+    axes.set_xlim(possible(axes.get_xlim(), result))
     axes.set(xlabel=result["label"], title="arms, and their single runs")
 
 
 def draw_lines(axes: Any, result: dict[str, Any]) -> None:
     for index, (name, arms) in enumerate(result["lines"].items()):
         draw_line(axes, result, name, arms, plots.SERIES[index % len(plots.SERIES)], shift=1 + 0.015 * index)
+    axes.set_ylim(possible(axes.get_ylim(), result))
     axes.set(xlabel=result["place_label"], ylabel=result["label"], title="arms")
     axes.legend(fontsize=8, ncols=2)
 
@@ -166,6 +164,7 @@ def draw_pairs(figure: Any, result: dict[str, Any]) -> None:
             axes.legend(fontsize=8)
         else:
             axes.set_axis_off()
+    panels[0, 0].set_ylim(possible(panels[0, 0].get_ylim(), result))
     figure.suptitle("arms", fontsize=11, x=0.1, ha="left")
     figure.supxlabel(result["place_label"], fontsize=10)
     figure.supylabel(result["label"], fontsize=10)
@@ -183,6 +182,12 @@ def draw_line(axes: Any, result: dict[str, Any], name: str, arms: list[str], col
     axes.set_xscale("log")
     axes.set_xticks(result["places"], [f"{place:g}" for place in result["places"]])
     axes.minorticks_off()
+
+
+def possible(limits: tuple[float, float], result: dict[str, Any]) -> tuple[float, float]:
+    """Of these limits of an axis, what values can reach: the interval of few seeds knows no bounds."""
+    low, high = limits
+    return (max(low, 0.0), min(high, 100.5)) if "%" in result["label"] else limits
 
 
 def error_of(cell: dict[str, Any]) -> list[list[float]]:

@@ -62,6 +62,7 @@ def test_interval_of_known_values():
         (Interval(0.0, 0.0, 0.0, 5), NOT),
         (Interval(-1.0, -1.9, -0.1, 5), OPPOSITE),
         (Interval(5.0, None, None, 1), UNKNOWN),
+        (Interval(1.0, 1.0, 1.0, 2), UNKNOWN),
         (None, UNKNOWN),
     ],
 )

@@ -53,7 +53,7 @@ class Session:
         if not path.is_file():
             return None
         written = json.loads(path.read_text())
-        return written["metrics"] if written["of"] == self.meaning(arm, seed) else None
+        return written["metrics"] if placeless(written["of"]) == placeless(self.meaning(arm, seed)) else None
 
     def train(self, arm: Arm, seed: int) -> Metrics:
         recipe, place = self.recipe(arm, seed), self.place(arm, seed)
@@ -103,3 +103,11 @@ class Session:
     def seconds(self) -> float:
         """Of all runs that are done."""
         return sum(json.loads(path.read_text())["seconds"] for path in self.folder.glob("*/*/result.json"))
+
+
+def placeless(meaning: dict[str, Any]) -> dict[str, Any]:
+    """Without where the teacher's run lies: results may be moved."""
+    if meaning["teacher"] is None:
+        return meaning
+    recipe = meaning["recipe"]
+    return meaning | {"recipe": recipe | {"task": recipe["task"] | {"teacher": None}, "model": recipe["model"] | {"checkpoint": None}}}

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "claims.md"
 HEADER = ("claim", "seeds", "parts", HELD, WEAKLY, NOT, OPPOSITE)
 # what a reader must not overlook
 FAILURES = {NOT: "Did not hold here", OPPOSITE: "The opposite held here", UNKNOWN: "Not known, for want of runs"}
+PROMISE = """Papers promise things, and not all of them repeat. Each claim is tested by training all of its arms from the same seeds. {rule} The rule and
+the arms stood before anything was run; of DRLOC, data hunger and depth the number of updates was raised once, since a first seed had shown models that
+had hardly learnt. The time of a run is that of the clock."""
 INTRODUCTION = """# Claims of the sources, tested here
 
 <!-- written by `python -m benchmarks.claims.table` from the results, whatever is changed here is lost -->
 
-Papers promise things, and not all of them repeat. Each claim is tested by training all of its arms from the same seeds, and consists of parts of
-the form "this difference is above zero". {rule} The rule and the arms stood before anything was run; of DRLOC, data hunger and depth
-the number of updates was raised once, since a first seed had shown models that had hardly learnt. The time of a run is that of the clock.
+{promise}
 
 At tiny scale the smallest models of the families learn digits or drawn shapes by some hundred updates: what holds or fails there need not do so at
 full size. `python -m benchmarks.claims.NAME --scale full --path FOLDER` tests the same claim with the published recipes on a GPU;
@@ -59,7 +61,8 @@ def results_of(folder: Path) -> dict[Path, list[dict[str, Any]]]:
 def page(devices: dict[Path, list[dict[str, Any]]], beside: Path) -> str:
     """`beside`: the folder from which its links lead."""
     (first, *_), *_ = devices.values()
-    lines = [INTRODUCTION.format(rule=first["rule"])]
+    promise = textwrap.fill(PROMISE.format(rule=first["rule"]), 150)
+    lines = [INTRODUCTION.format(promise=promise)]
     for folder, results in devices.items():
         where = Path(os.path.relpath(folder, beside)).as_posix()
         lines += [f"## On {device_of(results)}", "", cost(results), ""]

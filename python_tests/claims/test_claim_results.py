@@ -1,6 +1,7 @@
 """The rule by which claims are judged, sessions that go on where they were stopped, and one claim from end to end."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -168,6 +169,11 @@ def test_an_arm_may_train_by_itself_or_begin_with_anothers_weights(tmp_path):
     assert session.recipe(arms[1], 1).model.checkpoint == str(tmp_path / "first" / "1")
     assert results["own"][1] == {"top1": 50.0} and given == [(1, tmp_path / "own" / "1", tmp_path / "first" / "1")]
     assert results["tuned"][1]["train_loss"] < results["first"][1]["train_loss"]
+    # the same elsewhere, but not after another teacher
+    shutil.copytree(tmp_path, tmp_path / "moved")
+    assert Session(session.claim, tmp_path / "moved").known(arms[1], 1) == results["tuned"][1]
+    other = replace(first, recipe=replace(first.recipe, data=replace(first.recipe.data, fraction=0.05)))
+    assert Session(replace(claim, arms=(other, *arms[1:])), tmp_path / "moved").known(arms[1], 1) is None
     with pytest.raises(ValueError, match="either a measure or a training of its own, got both"):
         replace(arms[2], measure=accuracy)
 

@@ -37,6 +37,11 @@ class Setting:
     corrupted: Path | None = None
     updates: int = 270
 
+    def check_data(self, own: str) -> None:
+        """For claims that are about one data set."""
+        if self.data not in (None, own):
+            raise ValueError(f"--data: expected {own} for this claim at {self.scale} scale, got {self.data}; leave it out")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:

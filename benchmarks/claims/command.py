@@ -21,7 +21,10 @@ def main(claim_at: Callable[[Setting], Claim], arguments: list[str] | None = Non
     if options.threads:
         torch.set_num_threads(options.threads)
     setting = Setting(scale=options.scale, data=options.data, path=options.path, corrupted=options.corrupted, updates=options.updates)
-    claim = claim_at(setting)
+    try:
+        claim = claim_at(setting)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     if options.list:
         print("\n".join(arm.name for arm in claim.arms))
         return 0

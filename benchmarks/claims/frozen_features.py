@@ -70,6 +70,7 @@ def segmentation(setting: Setting, head: str) -> Recipe:
 
 def claim(setting: Setting) -> Claim:
     """A segmentation head on frozen features of a trained classifier beats the same head on random features."""
+    setting.check_data("shapes" if setting.scale == "tiny" else "ade20k")
     arms, begins = [], {"teacher": CLASSIFIER}
     if setting.scale == "tiny":
         arms.append(Arm(name=CLASSIFIER, recipe=classifier(setting), measure=accuracy, keep=True))

@@ -43,14 +43,14 @@ class Student:
 
 def claim(setting: Setting) -> Claim:
     """A noisy student is better than its teacher, and better still as the teacher of the next one."""
+    recipe = get_recipe("noisy_student_digits" if setting.scale == "tiny" else "noisy_student_svhn")
+    setting.check_data(recipe.data.name)
+    recipe = replace(recipe, train=replace(recipe.train, eval_every=10**6))
     if setting.scale == "tiny":
-        recipe = get_recipe("noisy_student_digits")
-        epochs = max(1, round(setting.updates / UPDATES_PER_EPOCH))
+        recipe = replace(recipe, train=replace(recipe.train, epochs=max(1, round(setting.updates / UPDATES_PER_EPOCH))))
     else:
-        recipe, epochs = get_recipe("noisy_student_svhn"), None
-        path = setting.path or recipe.data.path
-        recipe = replace(recipe, data=replace(recipe.data, path=path), unlabelled=replace(recipe.unlabelled, path=path))
-    recipe = replace(recipe, train=replace(recipe.train, epochs=epochs or recipe.train.epochs, eval_every=10**6))
+        data, unlabelled = (replace(images, path=setting.path) for images in (recipe.data, recipe.unlabelled))
+        recipe = replace(recipe, data=data, unlabelled=unlabelled)
     arms = [Arm(name=TEACHER, recipe=SelfTraining(recipe=recipe).of_teacher(), measure=accuracy, keep=True)]
     for cycle, name in enumerate(STUDENTS, 1):
         arms.append(Arm(name=name, recipe=recipe, train=Student(cycle), teacher=arms[-1].name))

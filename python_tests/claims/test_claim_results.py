@@ -197,6 +197,12 @@ def test_a_student_is_the_next_ones_teacher(tmp_path):
     assert len({plan.recipe.train.seed for plan in plans}) == 3
 
 
+@pytest.mark.parametrize("module", [noisy_student, frozen_features])
+def test_data_of_another_claim_are_refused(module):
+    with pytest.raises(SystemExit, match="--data: expected (digits|shapes) for this claim at tiny scale, got cifar10; leave it out"):
+        main(module.claim, ["--data", "cifar10", "--list"])
+
+
 @pytest.mark.parametrize("scale", ["tiny", "full"])
 def test_features_differ_in_the_weights_alone(scale, tmp_path):
     claim = frozen_features.claim(Setting(scale=scale))

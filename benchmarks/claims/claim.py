@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.claims.judgement import Interval, interval
 from vtkernels.recipes import Recipe
 from vtkernels.train import Trainer
@@ -12,6 +14,8 @@ from vtkernels.train import Trainer
 Metrics = dict[str, float]
 # (the trainer when it is done, its recipe) -> what its arm reached
 Measure = Callable[[Trainer, Recipe], Metrics]
+# (recipe, folder of the run, that of its teacher's run, device) -> what its arm reached; what is there already is not done again
+Training = Callable[[Recipe, Path, Path | None, torch.device | None], Metrics]
 # metrics of each arm, by seed
 Results = Mapping[str, Mapping[int, Metrics]]
 
@@ -33,6 +37,11 @@ class Setting:
     corrupted: Path | None = None
     updates: int = 270
 
+    def check_data(self, own: str) -> None:
+        """For claims that are about one data set."""
+        if self.data not in (None, own):
+            raise ValueError(f"--data: expected {own} for this claim at {self.scale} scale, got {self.data}; leave it out")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
@@ -42,20 +51,27 @@ class Arm:
         name: of the arm, and of its line in the picture where it has a place on it.
         recipe: at the scale that is run; its seed is set for each run.
         measure: what is measured of the trained model.
-        teacher: the arm whose model of the same seed teaches this one; it is trained before.
+        train: where an arm is more than one training of its recipe: does all of it, and measures.
+        teacher: the arm whose model of the same seed teaches this one, or is where it begins; it is trained before.
         keep: whether the trained weights are kept on disk.
     """
 
     name: str
     recipe: Recipe
-    measure: Measure
+    measure: Measure | None = None
+    train: Training | None = None
     teacher: str | None = None
     keep: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.measure is None) == (self.train is None):
+            raise ValueError(f"arm {self.name}: expected either a measure or a training of its own, got {'none' if self.measure is None else 'both'}")
 
     @property
     def measured(self) -> str:
         """The measure as text, for files."""
-        return getattr(self.measure, "__name__", None) or repr(self.measure)
+        own = self.train or self.measure
+        return getattr(own, "__name__", None) or repr(own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +116,11 @@ class Claim:
         title: of the picture.
         says: the claim in a sentence.
         source: who says so.
+        limits: what the test cannot show at tiny scale.
         metric, label: what the picture shows of the arms.
         lines: name -> arms on a line over `places`, for claims about the size of the set.
         places, place_label: x values of each line's arms, and their name.
-        paired_lines: every second line is the one before with a technique: same colour, dashed.
+        paired_lines: every second line is the one before with a technique: the two share a panel.
     """
 
     name: str
@@ -112,6 +129,7 @@ class Claim:
     source: str
     arms: tuple[Arm, ...]
     parts: tuple[Part, ...]
+    limits: str = ""
     metric: str = "top1"
     label: str = "accuracy (%)"
     lines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

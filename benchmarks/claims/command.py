@@ -15,12 +15,16 @@ from benchmarks.claims.session import Session
 HERE = Path(__file__).resolve().parents[1]
 
 
-def main(claim_at: Callable[[Setting], Claim], arguments: list[str] | None = None) -> int:
-    options = parser(claim_at.__doc__ or "").parse_args(arguments)
+def main(claim_at: Callable[[Setting], Claim], arguments: list[str] | None = None, *, updates: int = Setting.updates) -> int:
+    """`updates`: of each arm at tiny scale, unless the command line says otherwise."""
+    options = parser(claim_at.__doc__ or "", updates).parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
     setting = Setting(scale=options.scale, data=options.data, path=options.path, corrupted=options.corrupted, updates=options.updates)
-    claim = claim_at(setting)
+    try:
+        claim = claim_at(setting)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     if options.list:
         print("\n".join(arm.name for arm in claim.arms))
         return 0
@@ -40,14 +44,14 @@ def main(claim_at: Callable[[Setting], Claim], arguments: list[str] | None = Non
     return 0
 
 
-def parser(says: str) -> argparse.ArgumentParser:
+def parser(says: str, updates: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=says)
     parser.add_argument("--seeds", type=int, default=5, help="runs of each arm (default 5)")
     parser.add_argument("--scale", choices=("tiny", "full"), default="tiny", help="tiny: smallest models on digits (default); full: the recipes as they are")
     parser.add_argument("--data", help="another data set than the recipes'")
     parser.add_argument("--path", type=Path, help="folder with the files of the data set, which nothing downloads")
     parser.add_argument("--corrupted", type=Path, help="folder with CIFAR-10-C or its like, for claims about corrupted images; else they are made")
-    parser.add_argument("--updates", type=int, default=Setting.updates, help=f"of each arm at tiny scale, about (default {Setting.updates})")
+    parser.add_argument("--updates", type=int, default=updates, help=f"of each arm at tiny scale, about (default {updates})")
     parser.add_argument("--only", default="", metavar="TEXT", help="train only arms with this in their names, such as on one of several GPUs")
     parser.add_argument("--minutes", type=float, help="begin no run after so many; the same command goes on later")
     parser.add_argument("--list", action="store_true", help="name the arms and leave")

@@ -14,6 +14,8 @@ from vtkernels.recipes import Model, Recipe, get_recipe
 
 CAIT, WITHOUT, VIT = "CaiT", "CaiT without LayerScale", "ViT"
 DEPTHS = {"tiny": (4, 16), "full": (12, 36)}
+# a deep model learns slowly at first
+UPDATES = 810
 
 
 def layer_scale(depth: int) -> float:
@@ -56,4 +58,4 @@ def claim(setting: Setting) -> Claim:
 
 
 if __name__ == "__main__":
-    sys.exit(main(claim))
+    sys.exit(main(claim, updates=UPDATES))

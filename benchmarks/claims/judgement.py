@@ -2,7 +2,7 @@
 
 A part of a claim says that some difference is above zero. The seeds give as many differences, each between runs of one seed, and Student's t
 their 95 % interval. The part held if the interval is above zero; weakly, if only its mean is; otherwise it did not hold, and if the whole
-interval is below zero, the opposite held.
+interval is below zero, the opposite held. Fewer than three seeds tell nothing.
 """
 
 import math
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 CONFIDENCE = 0.95
+# accuracies of few images repeat: two seeds that agree by chance would prove anything
+FEWEST_SEEDS = 3
 HELD, WEAKLY, NOT, OPPOSITE, UNKNOWN = "held", "held weakly", "did not hold", "the opposite held", "not known"
 
 
@@ -37,7 +39,7 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interva
 
 
 def verdict(found: Interval | None) -> str:
-    if found is None or found.low is None:
+    if found is None or found.count < FEWEST_SEEDS:
         return UNKNOWN
     if found.low > 0:
         return HELD

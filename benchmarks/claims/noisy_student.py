@@ -1,115 +1,74 @@
-"""Is a noisy student above its teacher? On digits with 10 % of the labels, other labels, weights and noise with each seed.
+"""A noisy student is better than its teacher, and better still as the teacher of the next one.
 
-    python benchmarks/claims/noisy_student.py --scale short
-
-Teacher and students are the same model, trained for as many updates, with the same augmentation; accuracy is that of the last weights on the
-355 test images, none of which chooses anything. The same command goes on where it was stopped.
+python -m benchmarks.claims.noisy_student                                    a small ViT on digits with 10 % of the labels
+python -m benchmarks.claims.noisy_student --scale full --path DATA/svhn      EfficientNet-B0 on SVHN and its extra images, on a GPU
 """
 
-import argparse
-import json
-import math
-import platform
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 
-import vtkernels
-from vtkernels.recipes import SelfTraining, get_recipe, self_train
+from benchmarks.claims.arms import accuracy
+from benchmarks.claims.claim import Arm, Claim, Metrics, Setting, more
+from benchmarks.claims.command import main
+from vtkernels.recipes import Recipe, SelfTraining, get_recipe, self_train
 
-ROOT = Path(__file__).parents[2]
-# two-sided 95 % quantiles of Student's t by degrees of freedom
-T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-
-
-class Scale(NamedTuple):
-    epochs: int
-    cycles: int
-
-
-SCALES = {"trial": Scale(20, 1), "short": Scale(40, 3), "full": Scale(120, 3)}
+TEACHER, STUDENTS = "teacher", ("first student", "second student", "third student")
+# the recipe's forty epochs, of nine batches of labelled images each
+UPDATES, UPDATES_PER_EPOCH = 360, 9
+# between the seeds of one student and the next: no two trainings of all seeds begin alike
+SEEDS_APART = 1000
 
 
-def plan_of(seed: int, scale: Scale) -> SelfTraining:
-    recipe = get_recipe("noisy_student_digits")
-    # a cycle adds its number to the seed: those of two plans must not meet
-    settings = replace(recipe.train, epochs=scale.epochs, eval_every=scale.epochs, seed=1000 * seed)
-    recipe = replace(recipe, data=replace(recipe.data, fraction_seed=seed), train=settings)
-    return SelfTraining(recipe=recipe, cycles=scale.cycles)
+@dataclass(frozen=True)
+class Student:
+    """Trained on what the model before says of the images without labels.
+
+    Attributes:
+        cycle: 1 for the teacher's own student.
+    """
+
+    cycle: int
+
+    def __call__(self, recipe: Recipe, folder: Path, before: Path, device: torch.device | None) -> Metrics:
+        told_by = before if self.cycle == 1 else before / "cycle-1/student/final"
+        recipe = replace(recipe, train=replace(recipe.train, seed=recipe.train.seed + SEEDS_APART * self.cycle))
+        (row,) = self_train(SelfTraining(recipe=recipe, cycles=1, teacher=str(told_by)), folder, device=device)
+        right = row["pseudo_labels"].get("right")
+        found = {"top1": 100 * row["metrics"]["top1"], "train_loss": row["train"]["loss"]}
+        return found if right is None else found | {"pseudo_labels_right": 100 * right}
 
 
-def measured(seed: int, scale: Scale, folder: Path) -> dict[str, Any]:
-    result = folder / f"after-{scale.cycles}.json"
-    if result.is_file():
-        return json.loads(result.read_text())
-    rows = self_train(plan_of(seed, scale), folder)
-    found = {
-        "seed": seed,
-        "top1": [row["metrics"]["top1"] for row in rows],
-        "pseudo_labels": [row["pseudo_labels"] for row in rows[1:]],
-    }
-    result.write_text(json.dumps(found))
-    return found
-
-
-def interval(values: list[float]) -> dict[str, float | None]:
-    """The mean, and half the width of its 95 % interval by Student's t."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return {"mean": mean, "half_width": None}
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return {"mean": mean, "half_width": T95[len(values) - 1] * deviation / math.sqrt(len(values))}
-
-
-def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of each stage, and of its differences to the teacher, seed by seed."""
-    columns = list(zip(*(one["top1"] for one in seeds), strict=True))
-    stages = ["teacher", *(f"cycle-{cycle}" for cycle in range(1, len(columns)))]
-    gains = {stage: [ours - theirs for ours, theirs in zip(column, columns[0], strict=True)] for stage, column in zip(stages[1:], columns[1:], strict=True)}
-    last = interval(gains[stages[-1]])
-    return {
-        "top1": {stage: interval(list(column)) for stage, column in zip(stages, columns, strict=True)},
-        "gain": {stage: interval(values) | {"above": sum(value > 0 for value in values), "of": len(values)} for stage, values in gains.items()},
-        "outcome": outcome(last),
-    }
-
-
-def outcome(gain: dict[str, float | None]) -> str:
-    if gain["half_width"] is None or abs(gain["mean"]) <= gain["half_width"]:
-        return "undecided: the interval of the last student's gain contains 0"
-    return "the last student is above the teacher" if gain["mean"] > 0 else "the last student is below the teacher"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="at most ten")
-    parser.add_argument(
-        "--scale", choices=SCALES, default="short", help=", ".join(f"{name}: {epochs} epochs, {cycles} cycles" for name, (epochs, cycles) in SCALES.items())
+def claim(setting: Setting) -> Claim:
+    """A noisy student is better than its teacher, and better still as the teacher of the next one."""
+    recipe = get_recipe("noisy_student_digits" if setting.scale == "tiny" else "noisy_student_svhn")
+    setting.check_data(recipe.data.name)
+    recipe = replace(recipe, train=replace(recipe.train, eval_every=10**6))
+    if setting.scale == "tiny":
+        recipe = replace(recipe, train=replace(recipe.train, epochs=max(1, round(setting.updates / UPDATES_PER_EPOCH))))
+    else:
+        data, unlabelled = (replace(images, path=setting.path) for images in (recipe.data, recipe.unlabelled))
+        recipe = replace(recipe, data=data, unlabelled=unlabelled)
+    arms = [Arm(name=TEACHER, recipe=SelfTraining(recipe=recipe).of_teacher(), measure=accuracy, keep=True)]
+    for cycle, name in enumerate(STUDENTS, 1):
+        arms.append(Arm(name=name, recipe=recipe, train=Student(cycle), teacher=arms[-1].name))
+    first, second, last = STUDENTS
+    return Claim(
+        name="noisy_student",
+        title="Noisy Student",
+        says="A student of the teacher's architecture, with noise and its teacher's word on unlabelled images, is better than its teacher; cycles add to it",
+        source="arXiv:1911.04252, tables 6 and 7",
+        arms=tuple(arms),
+        parts=(
+            more("the first student beats the teacher", first, TEACHER),
+            more("the third student beats the teacher", last, TEACHER),
+            more("the second student beats the first", second, first),
+            more("the third student beats the second", last, second),
+        ),
     )
-    parser.add_argument("--cycles", type=int, help="fewer than the scale has, of runs that may be there already")
-    parser.add_argument("--work", type=Path, default=ROOT / "out" / "claims" / "noisy_student", help="where the runs are kept")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "amd-epyc" / "claims" / "noisy_student.json")
-    options = parser.parse_args()
-    if not 1 <= len(set(options.seeds)) == len(options.seeds) <= 10:
-        parser.error("--seeds must be one to ten different numbers")
-    torch.set_num_threads(1)
-    scale, seeds = SCALES[options.scale], []
-    if options.cycles is not None:
-        scale = scale._replace(cycles=min(max(options.cycles, 1), scale.cycles))
-    for seed in options.seeds:
-        seeds.append(measured(seed, scale, options.work / options.scale / f"seed-{seed}"))
-        print(f"seed {seed}: " + " -> ".join(f"{value:.4f}" for value in seeds[-1]["top1"]), flush=True)
-    about = {"vtkernels": vtkernels.__version__, "torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
-    content = {"claim": "a noisy student is above its teacher", "scale": {"name": options.scale, **scale._asdict()}, **summary(seeds), "seeds": seeds, **about}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(content, indent=1) + "\n")
-    for stage, gain in content["gain"].items():
-        width = "" if gain["half_width"] is None else f" +- {gain['half_width']:.4f}"
-        print(f"{stage}: {gain['mean']:+.4f}{width} over the teacher, above it in {gain['above']} of {gain['of']}")
-    print(f"{content['outcome']}; {options.out}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(claim, updates=UPDATES))

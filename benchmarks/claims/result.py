@@ -32,9 +32,11 @@ def result_of(claim: Claim, setting: Setting, results: Results, seconds: float, 
         "title": claim.title,
         "says": claim.says,
         "source": claim.source,
+        "limits": claim.limits if setting.scale == "tiny" else "",
         "device": device,
         "environment": report.environment(device),
         "scale": setting.scale,
+        "updates": setting.updates if setting.scale == "tiny" else None,
         "rule": " ".join(judgement.__doc__.split("\n\n")[1].split()),
         "words": in_words(parts),
         "parts": parts,
@@ -115,11 +117,15 @@ def drawn(result: dict[str, Any], path: Path) -> Path | None:
         with plots.figure(path, width=13.0, height=1.7 + 0.27 * rows) as figure:
             figure.suptitle(f"{result['title']}. {result['words']} ({told})", fontsize=12, x=0.01, ha="left")
             left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
-            (draw_lines if result["lines"] else draw_arms)(left.subplots(), result)
+            if result["paired_lines"]:
+                draw_pairs(left, result)
+            else:
+                (draw_lines if result["lines"] else draw_arms)(left.subplots(), result)
             panels = right.subplots(len(by_unit), 1, squeeze=False, height_ratios=[len(parts) + 1 for parts in by_unit.values()])
             for axes, parts in zip(panels[:, 0], by_unit.values(), strict=True):
                 draw_parts(axes, parts)
-            panels[0, 0].set_title("parts of the claim: as promised right of the line")
+            # above labels and panels: a long one would not fit over a panel
+            right.suptitle("parts of the claim: as promised right of the line", fontsize=11)
     except ImportError as error:
         print(f"no picture: {error}")
         return None
@@ -130,28 +136,58 @@ def draw_arms(axes: Any, result: dict[str, Any]) -> None:
     found = [(name, arm["metrics"][result["metric"]]) for name, arm in result["arms"].items() if result["metric"] in arm["metrics"]]
     for row, (_, cell) in enumerate(found):
         axes.errorbar(cell["mean"], row, xerr=error_of(cell), fmt="o", color=plots.BLUE, capsize=3)
-        axes.plot(list(cell["by_seed"].values()), [row] * len(cell["by_seed"]), ".", color=plots.SKY, alpha=0.7, zorder=1)
+        # below the interval, which would hide them
+        axes.plot(list(cell["by_seed"].values()), [row + 0.25] * len(cell["by_seed"]), "o", color=plots.SKY, markersize=3)
     axes.set_yticks(range(len(found)), [name for name, _ in found])
     axes.invert_yaxis()
+    axes.set_xlim(possible(axes.get_xlim(), result))
     axes.set(xlabel=result["label"], title="arms, and their single runs")
 
 
 def draw_lines(axes: Any, result: dict[str, Any]) -> None:
     for index, (name, arms) in enumerate(result["lines"].items()):
-        cells = [(place, result["arms"][arm]["metrics"].get(result["metric"])) for place, arm in zip(result["places"], arms, strict=True)]
-        cells = [(place * (1 + 0.015 * index), cell) for place, cell in cells if cell]
-        if not cells:
-            continue
-        errors = [[error_of(cell)[side][0] for _, cell in cells] for side in (0, 1)]
-        pair, dashed = divmod(index, 2) if result["paired_lines"] else (index, False)
-        color = plots.SERIES[pair % len(plots.SERIES)]
-        places, means = zip(*((place, cell["mean"]) for place, cell in cells), strict=True)
-        axes.errorbar(places, means, yerr=errors, marker="o", capsize=3, color=color, linestyle="--" if dashed else "-", label=name)
+        draw_line(axes, result, name, arms, plots.SERIES[index % len(plots.SERIES)], shift=1 + 0.015 * index)
+    axes.set_ylim(possible(axes.get_ylim(), result))
+    axes.set(xlabel=result["place_label"], ylabel=result["label"], title="arms")
+    axes.legend(fontsize=8, ncols=2)
+
+
+def draw_pairs(figure: Any, result: dict[str, Any]) -> None:
+    """A small panel for each two lines: more than six in one cannot be told apart."""
+    lines = list(result["lines"].items())
+    count = (len(lines) + 1) // 2
+    panels = figure.subplots((count + 1) // 2, 2, squeeze=False, sharex=True, sharey=True)
+    for index, axes in enumerate(panels.flat):
+        for (name, arms), color, shift in zip(lines[2 * index : 2 * index + 2], (plots.BLUE, plots.VERMILION), (1.0, 1.04), strict=False):
+            draw_line(axes, result, name, arms, color, shift)
+        if index < count:
+            axes.legend(fontsize=8)
+        else:
+            axes.set_axis_off()
+    panels[0, 0].set_ylim(possible(panels[0, 0].get_ylim(), result))
+    figure.suptitle("arms", fontsize=11, x=0.1, ha="left")
+    figure.supxlabel(result["place_label"], fontsize=10)
+    figure.supylabel(result["label"], fontsize=10)
+
+
+def draw_line(axes: Any, result: dict[str, Any], name: str, arms: list[str], color: str, shift: float) -> None:
+    """`shift`: of its places to the right, by which lines do not hide each other."""
+    cells = [(place, result["arms"][arm]["metrics"].get(result["metric"])) for place, arm in zip(result["places"], arms, strict=True)]
+    cells = [(place * shift, cell) for place, cell in cells if cell]
+    if not cells:
+        return
+    errors = [[error_of(cell)[side][0] for _, cell in cells] for side in (0, 1)]
+    places, means = zip(*((place, cell["mean"]) for place, cell in cells), strict=True)
+    axes.errorbar(places, means, yerr=errors, marker="o", capsize=3, color=color, label=name)
     axes.set_xscale("log")
     axes.set_xticks(result["places"], [f"{place:g}" for place in result["places"]])
     axes.minorticks_off()
-    axes.set(xlabel=result["place_label"], ylabel=result["label"], title="arms")
-    axes.legend(fontsize=8, ncols=2, handlelength=3.5)
+
+
+def possible(limits: tuple[float, float], result: dict[str, Any]) -> tuple[float, float]:
+    """Of these limits of an axis, what values can reach: the interval of few seeds knows no bounds."""
+    low, high = limits
+    return (max(low, 0.0), min(high, 100.5)) if "%" in result["label"] else limits
 
 
 def error_of(cell: dict[str, Any]) -> list[list[float]]:

@@ -13,7 +13,7 @@ import torch
 from benchmarks.claims.arms import seeded
 from benchmarks.claims.claim import Arm, Claim, Metrics, by_name
 from benchmarks.report import slug
-from vtkernels.recipes import Recipe, build
+from vtkernels.recipes import Distillation, Recipe, build
 from vtkernels.recipes._json import encoded
 from vtkernels.train import NonFiniteLoss
 
@@ -53,7 +53,7 @@ class Session:
         if not path.is_file():
             return None
         written = json.loads(path.read_text())
-        return written["metrics"] if written["of"] == self.meaning(arm, seed) else None
+        return written["metrics"] if placeless(written["of"]) == placeless(self.meaning(arm, seed)) else None
 
     def train(self, arm: Arm, seed: int) -> Metrics:
         recipe, place = self.recipe(arm, seed), self.place(arm, seed)
@@ -62,27 +62,35 @@ class Session:
             shutil.rmtree(place)
         place.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
-        trainer = build(recipe, folder=place if self.checkpoints or arm.keep else None, device=self.device)
-        if trainer.files is not None and trainer.files.holds_run:
-            trainer.resume()
         try:
-            trainer.fit()
-            metrics = arm.measure(trainer, recipe)
+            metrics = arm.train(recipe, place, self.taught(arm, seed), self.device) if arm.train else self.fit(arm, recipe, place)
         except NonFiniteLoss:
             # counts as chance: left out, it would be forgiven
-            metrics = {"top1": 100 / trainer.task.model.num_classes, "diverged": 1.0}
+            metrics = {"top1": 100 / len(recipe.data.datasets()[0].classes), "diverged": 1.0}
         content = {"of": self.meaning(arm, seed), "metrics": metrics, "seconds": round(time.perf_counter() - started, 2)}
         beside = place / "result.partial"
         beside.write_text(json.dumps(content, indent=1) + "\n")
         beside.replace(place / "result.json")
         return metrics
 
+    def fit(self, arm: Arm, recipe: Recipe, place: Path) -> Metrics:
+        trainer = build(recipe, folder=place if self.checkpoints or arm.keep else None, device=self.device)
+        if trainer.files is not None and trainer.files.holds_run:
+            trainer.resume()
+        trainer.fit()
+        return arm.measure(trainer, recipe)
+
     def recipe(self, arm: Arm, seed: int) -> Recipe:
-        recipe = replace(seeded(arm.recipe, seed), name=f"{self.claim.name}: {arm.name}")
-        if arm.teacher is None:
+        recipe, taught = replace(seeded(arm.recipe, seed), name=f"{self.claim.name}: {arm.name}"), self.taught(arm, seed)
+        if taught is None or arm.train:
             return recipe
-        taught = self.place(by_name(self.claim.arms)[arm.teacher], seed)
-        return replace(recipe, task=replace(recipe.task, teacher=str(taught)))
+        if isinstance(recipe.task, Distillation):
+            return replace(recipe, task=replace(recipe.task, teacher=str(taught)))
+        return replace(recipe, model=replace(recipe.model, checkpoint=str(taught)))
+
+    def taught(self, arm: Arm, seed: int) -> Path | None:
+        """Where the run of the arm's teacher lies."""
+        return self.place(by_name(self.claim.arms)[arm.teacher], seed) if arm.teacher else None
 
     def meaning(self, arm: Arm, seed: int) -> dict[str, Any]:
         """What a result depends on."""
@@ -95,3 +103,11 @@ class Session:
     def seconds(self) -> float:
         """Of all runs that are done."""
         return sum(json.loads(path.read_text())["seconds"] for path in self.folder.glob("*/*/result.json"))
+
+
+def placeless(meaning: dict[str, Any]) -> dict[str, Any]:
+    """Without where the teacher's run lies: results may be moved."""
+    if meaning["teacher"] is None:
+        return meaning
+    recipe = meaning["recipe"]
+    return meaning | {"recipe": recipe | {"task": recipe["task"] | {"teacher": None}, "model": recipe["model"] | {"checkpoint": None}}}

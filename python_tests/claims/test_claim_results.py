@@ -1,6 +1,7 @@
 """The rule by which claims are judged, sessions that go on where they were stopped, and one claim from end to end."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from benchmarks.claims import data_hunger, distillation, drloc, sam, table
+from benchmarks.claims import data_hunger, distillation, drloc, frozen_features, noisy_student, sam, table
 from benchmarks.claims.arms import accuracy, sized
 from benchmarks.claims.claim import Arm, Claim, Part, Setting, more
 from benchmarks.claims.command import main
 from benchmarks.claims.judgement import HELD, NOT, OPPOSITE, UNKNOWN, WEAKLY, Interval, interval, verdict
 from benchmarks.claims.session import Session
-from vtkernels.recipes import Model, get_recipe
+from vtkernels.recipes import Model, SelfTraining, get_recipe
 
 # tenths, as accuracies are: nearly equal floats would test rounding
 NUMBERS = st.lists(st.integers(-1000, 1000).map(lambda tenths: tenths / 10), min_size=2, max_size=12)
@@ -62,6 +63,7 @@ def test_interval_of_known_values():
         (Interval(0.0, 0.0, 0.0, 5), NOT),
         (Interval(-1.0, -1.9, -0.1, 5), OPPOSITE),
         (Interval(5.0, None, None, 1), UNKNOWN),
+        (Interval(1.0, 1.0, 1.0, 2), UNKNOWN),
         (None, UNKNOWN),
     ],
 )
@@ -148,6 +150,70 @@ def test_students_learn_from_the_teacher_of_their_seed(tmp_path):
     assert session.recipe(student, 3).data.fraction_seed == session.recipe(student, 3).train.seed == 3
 
 
+def test_an_arm_may_train_by_itself_or_begin_with_anothers_weights(tmp_path):
+    claim, _ = few_updates()
+    first = replace(claim.arms[0], name="first", measure=accuracy, keep=True)
+    given = []
+
+    def train(recipe, folder, taught, device):
+        given.append((recipe.train.seed, folder, taught))
+        return {"top1": 50.0}
+
+    arms = (
+        first,
+        Arm(name="tuned", recipe=first.recipe, measure=accuracy, teacher="first"),
+        Arm(name="own", recipe=first.recipe, train=train, teacher="first"),
+    )
+    session = Session(replace(claim, arms=arms), tmp_path)
+    results = session.run([1])
+    assert session.recipe(arms[1], 1).model.checkpoint == str(tmp_path / "first" / "1")
+    assert results["own"][1] == {"top1": 50.0} and given == [(1, tmp_path / "own" / "1", tmp_path / "first" / "1")]
+    assert results["tuned"][1]["train_loss"] < results["first"][1]["train_loss"]
+    # the same elsewhere, but not after another teacher
+    shutil.copytree(tmp_path, tmp_path / "moved")
+    assert Session(session.claim, tmp_path / "moved").known(arms[1], 1) == results["tuned"][1]
+    other = replace(first, recipe=replace(first.recipe, data=replace(first.recipe.data, fraction=0.05)))
+    assert Session(replace(claim, arms=(other, *arms[1:])), tmp_path / "moved").known(arms[1], 1) is None
+    with pytest.raises(ValueError, match="either a measure or a training of its own, got both"):
+        replace(arms[2], measure=accuracy)
+
+
+def test_a_student_is_the_next_ones_teacher(tmp_path):
+    # two of the three epochs are for the rate to rise
+    claim = noisy_student.claim(Setting(updates=3 * noisy_student.UPDATES_PER_EPOCH))
+    # so early no teacher is sure of anything
+    believing = [replace(arm, recipe=replace(arm.recipe, unlabelled=replace(arm.recipe.unlabelled, confidence=0.0))) for arm in claim.arms[1:]]
+    claim = replace(claim, arms=(claim.arms[0], *believing))
+    session = Session(claim, tmp_path)
+    results = session.run([0])
+    assert set(results) == {noisy_student.TEACHER, *noisy_student.STUDENTS}
+    assert all(0 < runs[0]["top1"] <= 100 for runs in results.values())
+    plans = [SelfTraining.load(session.place(arm, 0)) for arm in claim.arms[1:]]
+    assert [plan.teacher.removeprefix(str(tmp_path)) for plan in plans] == [
+        "/teacher/0",
+        "/first-student/0/cycle-1/student/final",
+        "/second-student/0/cycle-1/student/final",
+    ]
+    assert len({plan.recipe.train.seed for plan in plans}) == 3
+
+
+@pytest.mark.parametrize("module", [noisy_student, frozen_features])
+def test_data_of_another_claim_are_refused(module):
+    with pytest.raises(SystemExit, match="--data: expected (digits|shapes) for this claim at tiny scale, got cifar10; leave it out"):
+        main(module.claim, ["--data", "cifar10", "--list"])
+
+
+@pytest.mark.parametrize("scale", ["tiny", "full"])
+def test_features_differ_in_the_weights_alone(scale, tmp_path):
+    claim = frozen_features.claim(Setting(scale=scale))
+    session = Session(claim, tmp_path)
+    for part in claim.parts:
+        trained, random = (session.recipe(arm, 3) for name in part.terms for arm in claim.arms if arm.name == name)
+        assert trained.task.frozen and trained.model.checkpoint and random.model.checkpoint is None
+        assert replace(trained, name="", model=random.model) == replace(random, name="")
+        assert replace(trained.model, checkpoint=None) == random.model
+
+
 def test_a_claim_from_end_to_end(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     places = ["--updates", "1", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "results"), "--device", "cpu"]
@@ -159,8 +225,10 @@ def test_a_claim_from_end_to_end(tmp_path, capsys):
     assert {part["verdict"] for part in written["parts"]} == {UNKNOWN}
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
-    assert table.main(["--results", str(tmp_path / "results")]) == 0
-    assert "Data hunger" in capsys.readouterr().out
-    assert "| ResNet beats ViT on 10 % | no runs | not known |" in (path.parent / "README.md").read_text()
+    page = tmp_path / "claims.md"
+    assert table.main(["--results", str(tmp_path / "results"), "--page", str(page)]) == 0
+    told = capsys.readouterr().out
+    assert "Data hunger" in told and "minutes of one core" in told
+    assert "| ResNet beats ViT on 10 % | no runs | not known |" in page.read_text()
     assert main(data_hunger.claim, [*places, "--list"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 18

@@ -157,9 +157,22 @@ def test_initial_values():
     assert model.patch_embed.proj.weight.std().item() == pytest.approx(0.083, rel=0.05)
 
 
+def test_initial_values_of_glorot():
+    torch.manual_seed(0)
+    model = create_model("swin_nano_patch4_window4_32", width=64, init="xavier", num_classes=200)
+    block = model.layers[0].blocks[0]
+    for layer, fans in ((block.attn.qkv, 4 * 64), (block.mlp.fc1, 5 * 64), (model.patch_embed.proj, 48 + 64), (model.head.fc, 128 + 200)):
+        assert layer.weight.std().item() == pytest.approx((2 / fans) ** 0.5, rel=0.05)
+        assert (layer.bias == 0).all()
+    before = model.head.fc.weight
+    model.reset_classifier(400)
+    assert model.head.fc.weight.std().item() == pytest.approx((2 / (128 + 400)) ** 0.5, rel=0.05) and model.head.fc.weight is not before
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"init": "jax"}, "init must be one of timm, xavier, got 'jax'"),
         ({"heads": (2,)}, r"depths and heads must give as many stages, each of one block or more, got \(2, 2\) and \(2,\)"),
         ({"heads": (3, 4)}, "dim must be a multiple of num_heads=3, got 32"),
         ({"patch_size": 0}, "patch_size must be positive, got 0"),

@@ -7,7 +7,7 @@ from vtkernels.layers.block import Block, ScaledBlock
 from vtkernels.layers.boxes import box_areas, clip_boxes, non_maximum_suppression, pairwise_intersections, pairwise_iou
 from vtkernels.layers.depthwise_separable import DepthwiseSeparableConv, SeparableConv2d
 from vtkernels.layers.drop_path import DropPath, linear_rates
-from vtkernels.layers.initial import lecun_normal, truncated_normal_linears
+from vtkernels.layers.initial import lecun_normal, truncated_normal_linears, xavier_normal
 from vtkernels.layers.layer_scale import LayerScale
 from vtkernels.layers.linear import Linear, take_over_linear_layers
 from vtkernels.layers.mlp import Mlp, Mlp2d
@@ -71,4 +71,5 @@ __all__ = [
     "to_tokens",
     "truncated_normal_linears",
     "without_autocast",
+    "xavier_normal",
 ]

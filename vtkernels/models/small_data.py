@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vtkernels.layers import Attention, ScaledBlock, ShiftedPatches
+from vtkernels.layers import Attention, ScaledBlock, ShiftedPatches, xavier_normal
 from vtkernels.models._registry import Info, Variant, register
 from vtkernels.models._vit_names import patch_kernel, rename
 from vtkernels.models.cait import Cait, CaitConfig, ClassBlock
-from vtkernels.models.vit import VisionTransformer, ViTConfig, xavier_normal
+from vtkernels.models.vit import VisionTransformer, ViTConfig
 from vtkernels.ops.talking_heads_attention.op import talking_heads_attention
 
 

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vtkernels._core import check
-from vtkernels.layers import Block, carry_positions, linear_rates, resize_positions, truncated_normal_linears
+from vtkernels.layers import Block, carry_positions, linear_rates, resize_positions, truncated_normal_linears, xavier_normal
 from vtkernels.models._base import Config, MapInfo, Model
 from vtkernels.models._registry import Info, Variant, register
 from vtkernels.nn import WindowAttention
 
 TABLE = "relative_position_bias_table"
+INITS = ("timm", "xavier")
 # what published files store although it follows from the sizes
 DERIVED = ("relative_position_index", "relative_coords_table", "attn_mask", "k_bias")
 
@@ -36,6 +37,7 @@ class SwinConfig(Config):
         mlp_ratio: hidden channels of the MLPs over their input's.
         absolute_positions: whether a learned table is added to the patches, which ties the model to `img_size`.
         shift_first: whether a map that windows do not divide is shifted, then padded (timm), or the other way round (torchvision).
+        init: initial weights as in "timm", or of Glorot's normal distribution ("xavier"), by which a narrow model learns from its first updates on.
     """
 
     patch_size: int = 4
@@ -50,6 +52,7 @@ class SwinConfig(Config):
     norm_eps: float = 1e-5
     dropout: float = 0.0
     attention_dropout: float = 0.0
+    init: str = "timm"
 
 
 class SwinPatches(nn.Module):
@@ -168,9 +171,18 @@ class SwinTransformer(Model):
         )
 
     def initialise(self) -> None:
-        truncated_normal_linears(self)
+        if self.config.init == "xavier":
+            xavier_normal(self)
+        else:
+            truncated_normal_linears(self)
         if self.absolute_pos_embed is not None:
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
+
+    def initialise_classifier(self, head: nn.Linear) -> None:
+        if self.config.init == "xavier":
+            xavier_normal(head)
+        else:
+            super().initialise_classifier(head)
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -256,6 +268,8 @@ def _check(config: SwinConfig) -> None:
         check.fail("SwinConfig", "depths and heads", "give as many stages, each of one block or more", f"{config.depths} and {config.heads}")
     if config.patch_size < 1:
         check.fail("SwinConfig", "patch_size", "be positive", config.patch_size)
+    if config.init not in INITS:
+        check.fail("SwinConfig", "init", f"be one of {', '.join(INITS)}", repr(config.init))
 
 
 def _next_stage(name: str) -> str:

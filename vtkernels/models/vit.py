@@ -21,6 +21,7 @@ from vtkernels.layers import (
     linear_rates,
     prepend_tokens,
     truncated_normal_linears,
+    xavier_normal,
 )
 from vtkernels.models._isotropic import Isotropic, IsotropicConfig
 from vtkernels.models._registry import Info, Variant, register
@@ -206,15 +207,6 @@ class VisionTransformer(Isotropic):
 
     def resize_state(self, state: dict[str, Tensor]) -> Iterable[str]:
         return carry_positions(state, "pos_embed", self.grid_size, self.placed_tokens)
-
-
-def xavier_normal(module: nn.Module) -> None:
-    """Glorot's normal weights and no bias in every layer; a convolution for patches counts as the Linear layer it is."""
-    for layer in module.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d)):
-            nn.init.xavier_normal_(layer.weight.flatten(1))
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
 
 
 def _variant(parameters: int, gmacs: float | None, top1: float | None = None, **fields: object) -> Variant:

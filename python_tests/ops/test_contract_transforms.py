@@ -73,3 +73,22 @@ def test_a_row_of_zeros_has_second_derivatives():
     (first,) = torch.autograd.grad(output.square().sum(), qkv, create_graph=True)
     (second,) = torch.autograd.grad(first[1].square().sum(), qkv)
     assert second.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("op", DIFFERENTIABLE)
+def test_gradients_through_vmap(op):
+    """Here tensors that are differentiated do not say that they require it."""
+    for backend in OPS[op].backend_names:
+        inputs = first_case(op).inputs(torch.float32)
+        if testing.why_not(op, inputs, backend) is not None:
+            continue
+        function = as_function(op, inputs, backend)
+        expected = testing.run_case(op, inputs, backend)
+        pairs = {name: torch.stack((value, value)) for name, value in testing.differentiable(inputs).items()}
+        (upstream,) = testing.upstream_for((expected["output"],))
+        many = torch.func.vmap(lambda tensors, function=function: testing.outputs_of(function(tensors))["output"])
+        found = torch.func.grad(lambda pairs, many=many, upstream=upstream: (many(pairs) * upstream).sum())(pairs)
+        for name, grad in found.items():
+            for one in grad:
+                torch.testing.assert_close(one, expected[f"gradient of {name}"])

@@ -159,3 +159,16 @@ def test_right_arguments_are_not_refused(op):
     given |= {name: value.view(1) for name, value in given.items() if name in ("grad_scale", "found_inf", "square_sum")}
     found = testing.run_in_place(op, copy.deepcopy(given), "auto")
     assert all(torch.equal(found[name].reshape(value.shape), value) for name, value in expected.items())
+
+
+def test_backups_that_are_their_parameters_are_refused():
+    """They would save nothing: the way back would lead nowhere."""
+    for backup in (lambda param: param, lambda param: param.detach(), lambda param: param.data, lambda param: param.view(-1).view(param.shape)):
+        given = arguments("sam_perturb_")
+        given["backups"][0] = backup(given["params"][0])
+        before = bits(given["params"])
+        with pytest.raises(ValueError, match=re.escape("sam_perturb_: backups must be tensors of their own, got the memory of params[0] as backups[0]; ")):
+            OPS["sam_perturb_"].public(**given)
+        assert_unchanged(given["params"], before)
+    # without elements there is no memory to share
+    OPS["sam_perturb_"].public([torch.ones(0), torch.ones(1)], [torch.ones(0), torch.ones(1)], [torch.ones(0), torch.ones(1)], rho=0.1)

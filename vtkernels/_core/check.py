@@ -1,5 +1,6 @@
 """Error messages of one shape: what was expected, what came, what to try."""
 
+import math
 from typing import Any, NoReturn
 
 import torch
@@ -17,6 +18,9 @@ COMPUTED_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def check_tensor(op: str, name: str, value: Any, dim: int | None = None, layout: str = "") -> None:
     if not isinstance(value, torch.Tensor):
         fail(op, name, f"be a tensor{layout and ' ' + layout}", type(value).__name__, "try torch.as_tensor", TypeError)
+    if value.layout is not torch.strided or value.is_nested:
+        got = "a nested tensor" if value.is_nested else value.layout
+        fail(op, name, "be dense", got, f"try {name}.to_padded_tensor(0.0)" if value.is_nested else f"try {name}.to_dense()", TypeError)
     if dim is not None and value.dim() != dim:
         fail(op, name, f"have {dim} dimensions {layout}".rstrip(), list(value.shape), f"try {name}.reshape or unflatten")
 
@@ -57,10 +61,33 @@ def check_share(what: str, name: str, value: float) -> float:
     return value
 
 
-def check_seed(op: str, seed: Any) -> None:
+def check_number(op: str, name: str, value: Any, hint: str) -> float:
+    """A finite number. Not a tensor: it would get no gradient, and nobody would tell."""
+    if not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)) or isinstance(value, bool):
+        fail(op, name, "be a number", repr(value), hint, TypeError)
+    # not math.isfinite, which torch.compile cannot trace
+    if not -math.inf < value < math.inf:
+        fail(op, name, "be finite", value, hint)
+    return float(value)
+
+
+def check_dropout(op: str, value: Any) -> None:
+    if not isinstance(value, (int, float)):
+        fail(op, "dropout_p", "be a number", repr(value), "0 switches dropout off", TypeError)
+    if not 0.0 <= value < 1.0:
+        fail(op, "dropout_p", "lie in [0, 1)", value, "0 switches dropout off")
+
+
+def check_bool(op: str, name: str, value: Any) -> None:
+    if not isinstance(value, (bool, torch.SymBool)):
+        fail(op, name, "be True or False", repr(value), "try bool()", TypeError)
+
+
+def check_seed(op: str, seed: Any, name: str = "seed") -> None:
     if seed is None:
         return
     if not isinstance(seed, (int, torch.SymInt)):
-        fail(op, "seed", "be an int", repr(seed), "pass None to draw one from torch", TypeError)
+        hint = "pass None to draw one from torch" if name == "seed" else "try int()"
+        fail(op, name, "be an int", repr(seed), hint, TypeError)
     if not -(2**63) <= seed < 2**63:
-        fail(op, "seed", "fit 64 bits with a sign", seed, "try seed % 2**63")
+        fail(op, name, "fit 64 bits with a sign", seed, f"try {name} % 2**63")

@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from vtkernels._core import env
 
@@ -24,6 +25,16 @@ def why_missing() -> str | None:
     except (OSError, RuntimeError) as error:
         return f"the native library failed to load ({error}); reinstall with VTKERNELS_BUILD=cpu"
     return None
+
+
+def empty(shape: int | tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """torch.empty for a kernel to write to: the kernels know nothing of torch's default dtype and device, which a caller may have changed."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
+
+
+def zeros(shape: int | tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """As `empty`."""
+    return torch.zeros(shape, dtype=dtype, device="cpu")
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """One op, several interchangeable backends: how a call finds the one that runs it."""
 
+import contextlib
 import importlib
 import inspect
 import logging
@@ -124,11 +125,25 @@ class Op:
 
 
 def define(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Register `vtkernels::<schema>`: one Python kernel for every device, and its shape function for compile and export."""
+    """Register `vtkernels::<schema>`: one Python kernel for every device, and its shape function for compile and export.
+
+    What autocast casts, the public function has cast: inside the kernel it is off, as a backward may well run under one.
+    """
     name = schema.split("(", 1)[0]
+
+    def in_its_dtypes(*args: Any) -> Any:
+        if _autocast_anywhere():
+            with _without_autocast():
+                return kernel(*args)
+        return kernel(*args)
+
     LIBRARY.define(schema)
-    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    LIBRARY.impl(name, in_its_dtypes, "CompositeExplicitAutograd")
     torch.library.register_fake(f"vtkernels::{name}", fake, lib=LIBRARY)
+
+
+_autocast_anywhere = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
+_without_autocast = getattr(torch._C, "_DisableAutocast", contextlib.nullcontext)
 
 
 def differentiable(name: str, save: Callable[..., None], differentiate: Callable[..., Any]) -> None:
@@ -216,16 +231,23 @@ def undispatched(tensors: int, save: Callable[..., None], differentiate: Callabl
 
 _WATCHERS = ("_len_torch_dispatch_stack", "_len_torch_function_stack", "_are_functorch_transforms_active", "_get_tracing_state")
 _ASK_WATCHERS = tuple(getattr(torch._C, name, lambda: True) for name in _WATCHERS)
+# gradients of which autograd takes many at once (`is_grads_batched`): no transform is active, and their class is Tensor
+_of_many = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda tensor: False)
 
 
 def watched(*tensors: torch.Tensor) -> bool:
-    """Whether a mode, a transform, a trace or a tensor of another class wants to see the op itself."""
+    """Whether a mode, a transform, a trace or a tensor of another kind wants to see the op itself."""
     if torch.compiler.is_compiling() or forward_ad._current_level >= 0:
         return True
     for ask in _ASK_WATCHERS:
         if ask():
             return True
-    return any(type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter for tensor in tensors)
+    for tensor in tensors:
+        if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
+            return True
+        if tensor.layout is not torch.strided or tensor.is_nested or _of_many(tensor):
+            return True
+    return False
 
 
 def differentiable_again(name: str, first: int, forward: Callable[..., torch.Tensor]) -> None:
@@ -247,7 +269,7 @@ def differentiable_again(name: str, first: int, forward: Callable[..., torch.Ten
             raise NotImplementedError(f"{op}: second derivatives by torch.func are not implemented; use torch.autograd.grad(..., create_graph=True)")
         found: list[torch.Tensor | None] = [None] * len(ctx.needs_input_grad)
         again = torch.is_grad_enabled()
-        with torch.enable_grad():
+        with torch.enable_grad(), _without_autocast():
             grad, *tensors = sources = [_branch(saved) for saved in ctx.saved_tensors]
             # arguments that are absent, or not numbers to differentiate by, have results too: empty ones
             wanted = [(tensor, up) for tensor, up in zip(tensors, upstream, strict=True) if up is not None and tensor is not None and tensor.requires_grad]

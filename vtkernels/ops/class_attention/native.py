@@ -28,8 +28,8 @@ def why_not_pooled(phase: str, call: PooledCall) -> str | None:
 
 def forward(call: Call) -> tuple[Tensor, ...]:
     tokens = _dense_last(call.tokens)
-    out = torch.empty((tokens.shape[0], tokens.shape[2]), dtype=tokens.dtype)
-    saved = [torch.empty(shape) for shape in saved_shapes(call)]
+    out = native.empty((tokens.shape[0], tokens.shape[2]), tokens.dtype)
+    saved = [native.empty(shape) for shape in saved_shapes(call)]
     biases = _floats(call.q_bias), _floats(call.v_bias)
     torch.ops.vtkernels_native.class_attention_forward.default(tokens, *_weights(call), *biases, *_scalars(call), out, *saved)
     return out, *saved
@@ -37,23 +37,23 @@ def forward(call: Call) -> tuple[Tensor, ...]:
 
 def backward(call: Call, grad_out: Tensor, *saved: Tensor) -> tuple[Tensor, ...]:
     tokens, channels = _dense_last(call.tokens), call.tokens.shape[2]
-    d_tokens = torch.empty(tokens.shape, dtype=tokens.dtype)
-    d_weights = [torch.empty((channels, channels), dtype=weight.dtype) for weight in call[1:4]]
-    d_q_bias, d_v_bias = torch.empty(channels), torch.empty(channels)
+    d_tokens = native.empty(tokens.shape, tokens.dtype)
+    d_weights = [native.empty((channels, channels), weight.dtype) for weight in call[1:4]]
+    d_q_bias, d_v_bias = native.empty(channels), native.empty(channels)
     torch.ops.vtkernels_native.class_attention_backward.default(
         _dense_last(grad_out), *saved, tokens, *_weights(call), _floats(call.v_bias), *_scalars(call), d_tokens, *d_weights, d_q_bias, d_v_bias
     )
-    return d_tokens, *d_weights, d_q_bias, torch.zeros(channels), d_v_bias
+    return d_tokens, *d_weights, d_q_bias, native.zeros(channels), d_v_bias
 
 
 def pooled_forward(call: PooledCall) -> tuple[Tensor, Tensor]:
-    out, statistics = torch.empty(call.q.shape, dtype=call.q.dtype), torch.empty(statistics_shape(call))
+    out, statistics = native.empty(call.q.shape, call.q.dtype), native.empty(statistics_shape(call))
     torch.ops.vtkernels_native.pooled_attention_forward.default(*map(_dense_last, call[:3]), *call[3:], out, statistics)
     return out, statistics
 
 
 def pooled_backward(call: PooledCall, grad_out: Tensor, out: Tensor, statistics: Tensor) -> tuple[Tensor, ...]:
-    grads = [torch.empty(x.shape, dtype=x.dtype) for x in call[:3]]
+    grads = [native.empty(x.shape, x.dtype) for x in call[:3]]
     torch.ops.vtkernels_native.pooled_attention_backward.default(_dense_last(grad_out), *map(_dense_last, call[:3]), *call[3:], *grads)
     return tuple(grads)
 

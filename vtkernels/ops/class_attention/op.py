@@ -79,11 +79,11 @@ def _prepare(tokens, q_weight, k_weight, v_weight, q_bias, k_bias, v_bias, num_h
             check.check_tensor(name, parameter, value)
             check.check_shape(name, parameter, value, shape, "pass what Linear(C, C) holds")
             check.check_companion(name, parameter, value, "tokens", tokens)
-    check_dropout(name, dropout_p, seed)
-    if not isinstance(return_probs, bool):
-        check.fail(name, "return_probs", "be True or False", repr(return_probs), error=TypeError)
+    check.check_dropout(name, dropout_p)
+    check.check_seed(name, seed)
+    check.check_bool(name, "return_probs", return_probs)
     OP.check_name(backend)
-    scale = (channels // num_heads) ** -0.5 if scale is None else float(scale)
+    scale = (channels // num_heads) ** -0.5 if scale is None else check.check_number(name, "scale", scale, "None stands for (C / heads) ** -0.5")
     if seed is None:
         seed = draw_seed() if dropout_p > 0 else 0
     return tokens, q_weight, k_weight, v_weight, q_bias, k_bias, v_bias, num_heads, scale, float(dropout_p), seed, backend
@@ -102,14 +102,6 @@ def check_heads(name: str, channels: int, num_heads: Any) -> None:
         check.fail(name, "num_heads", "be a positive int", repr(num_heads), "CaiT uses C // 48")
     if channels == 0 or channels % num_heads:
         check.fail(name, "C", f"be a positive multiple of num_heads={num_heads}", channels, "pass the head count the projections were built for")
-
-
-def check_dropout(name: str, dropout_p: Any, seed: Any) -> None:
-    if not isinstance(dropout_p, (int, float)):
-        check.fail(name, "dropout_p", "be a number", repr(dropout_p), "0 switches dropout off", TypeError)
-    if not 0.0 <= dropout_p < 1.0:
-        check.fail(name, "dropout_p", "lie in [0, 1)", dropout_p, "0 switches dropout off")
-    check.check_seed(name, seed)
 
 
 _COMMON = (

@@ -10,7 +10,7 @@ from vtkernels._core.op import Op, define, differentiable, differentiable_again
 from vtkernels._core.philox import draw_seed
 from vtkernels.ops.class_attention import reference
 from vtkernels.ops.class_attention.common import PooledCall, statistics_shape, wide_dtype
-from vtkernels.ops.class_attention.op import autocast, check_dropout
+from vtkernels.ops.class_attention.op import autocast
 
 _HERE = "vtkernels.ops.class_attention"
 OP = Op("pooled_attention", {"triton": f"{_HERE}.triton:POOLED", "cpu": f"{_HERE}.native:POOLED", "reference": f"{_HERE}.reference:POOLED"})
@@ -63,9 +63,10 @@ def _prepare(q, k, v, scale, dropout_p, seed, backend) -> tuple[Any, ...]:
         check.fail(name, "k", "have at least one key", list(k.shape), "a softmax over nothing has no value")
     for argument, value in (("k", k), ("v", v)):
         check.check_shape(name, argument, value, (batch, heads, keys, dim), "batch, heads and D are q's, the number of keys is k's")
-    check_dropout(name, dropout_p, seed)
+    check.check_dropout(name, dropout_p)
+    check.check_seed(name, seed)
     OP.check_name(backend)
-    scale = dim**-0.5 if scale is None else float(scale)
+    scale = dim**-0.5 if scale is None else check.check_number(name, "scale", scale, "None stands for D ** -0.5")
     if seed is None:
         seed = draw_seed() if dropout_p > 0 else 0
     return q, k, v, scale, float(dropout_p), seed, backend

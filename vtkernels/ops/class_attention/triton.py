@@ -61,7 +61,7 @@ def forward(call: Call) -> tuple[Tensor, ...]:
 
     tokens, heads = _dense_last(call.tokens), call.num_heads
     device, (batch, count, channels) = tokens.device, tokens.shape
-    probabilities, queries, directions, mixtures = (torch.empty(shape, device=device) for shape in saved_shapes(call))
+    probabilities, queries, directions, mixtures = (torch.empty(shape, dtype=torch.float32, device=device) for shape in saved_shapes(call))
     if not batch:
         return tokens.new_empty((0, channels)), probabilities, queries, directions, mixtures
     torch.matmul(tokens[:, 0].float(), call.q_weight.float().T, out=queries)
@@ -70,7 +70,7 @@ def forward(call: Call) -> tuple[Tensor, ...]:
     directions.copy_(_per_head(queries * call.scale, call.k_weight, heads))
     kept, kept_sums = probabilities, probabilities
     if call.dropout_p > 0:
-        kept, kept_sums = torch.empty_like(probabilities), torch.empty(batch, heads, device=device)
+        kept, kept_sums = torch.empty_like(probabilities), torch.empty(batch, heads, dtype=torch.float32, device=device)
     plan = _plan("forward", call)
     constants, strides, options = _constants(call, plan), tokens.stride()[:2], _options(plan)
     blocks, column_blocks = -(-count // plan.rows), -(-channels // _block_c(channels))
@@ -92,16 +92,16 @@ def backward(call: Call, grad_out: Tensor, probabilities: Tensor, queries: Tenso
     tokens, heads = _dense_last(call.tokens), call.num_heads
     device, (batch, count, channels) = tokens.device, tokens.shape
     d_tokens = torch.empty(tokens.shape, dtype=tokens.dtype, device=device)
-    no_gradient = torch.zeros(channels, device=device)
     if not batch:
-        d_weights = [torch.zeros(channels, channels, device=device) for _ in range(3)]
-        return d_tokens, *d_weights, no_gradient, no_gradient, no_gradient
+        shapes = [(channels, channels)] * 3 + [(channels,)] * 3
+        return d_tokens, *(torch.zeros(shape, dtype=torch.float32, device=device) for shape in shapes)
     grad = grad_out.float().unflatten(1, (heads, -1))
     d_mixtures = _per_head(grad_out.float(), call.v_weight, heads).contiguous()
-    d_class, d_scores, d_directions = torch.empty(batch, channels, device=device), torch.empty_like(probabilities), torch.empty_like(directions)
+    d_class = torch.empty(batch, channels, dtype=torch.float32, device=device)
+    d_scores, d_directions = torch.empty_like(probabilities), torch.empty_like(directions)
     kept, kept_sums, constant = probabilities, probabilities, probabilities
     if call.dropout_p > 0:
-        kept, kept_sums = torch.empty_like(probabilities), torch.empty(batch, heads, device=device)
+        kept, kept_sums = torch.empty_like(probabilities), torch.empty(batch, heads, dtype=torch.float32, device=device)
         # probabilities no longer sum to one: the value bias does not cancel
         constant = kept_sums.new_zeros(batch, heads) if call.v_bias is None else (grad * call.v_bias.float().unflatten(0, (heads, -1))).sum(-1)
     plan = _plan("backward", call)
@@ -122,14 +122,14 @@ def backward(call: Call, grad_out: Tensor, probabilities: Tensor, queries: Tenso
     d_v_weight = torch.einsum("bhd,bhc->hdc", grad, mixtures).flatten(0, 1)
     d_v_bias = (grad * kept_sums[..., None] if call.dropout_p > 0 else grad).sum(0).flatten()
     d_tokens[:, 0] = torch.addmm(d_class, d_queries, call.q_weight.float())
-    return d_tokens, d_q_weight, d_k_weight, d_v_weight, d_queries.sum(0), no_gradient, d_v_bias
+    return d_tokens, d_q_weight, d_k_weight, d_v_weight, d_queries.sum(0), torch.zeros_like(d_v_bias), d_v_bias
 
 
 def pooled_forward(call: PooledCall) -> tuple[Tensor, Tensor]:
     from vtkernels.ops.class_attention.triton_pooled import pooled_attention_fwd_kernel as kernel
 
     q, k, v = map(_dense_last, call[:3])
-    out, statistics = torch.empty(q.shape, dtype=q.dtype, device=q.device), torch.empty(statistics_shape(call), device=q.device)
+    out, statistics = torch.empty(q.shape, dtype=q.dtype, device=q.device), torch.empty(statistics_shape(call), dtype=torch.float32, device=q.device)
     tiles, items = -(-q.shape[2] // _BLOCK_M), q.shape[0] * q.shape[1]
     if items:
         options = _pooled_options(call, _pooled_plan("forward", call))

@@ -22,8 +22,8 @@ def forward(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     features = _dense_last(call.features)
     batch, _, _, channels = features.shape
     pairs = recycle.empty((batch, call.num_pairs, 2 * channels), features.dtype)
-    targets = torch.empty(batch, call.num_pairs, 2)
-    positions = torch.empty(batch, call.num_pairs, 4, dtype=torch.int64)
+    targets = native.empty((batch, call.num_pairs, 2))
+    positions = native.empty((batch, call.num_pairs, 4), torch.int64)
     given = None if call.positions is None else call.positions.contiguous()
     torch.ops.vtkernels_native.drloc_pairs_forward.default(features, given, call.signed, call.normalize, call.seed, call.offset, pairs, targets, positions)
     return pairs, targets, positions

@@ -74,20 +74,25 @@ def _prepare(features, num_pairs, layout, grid, target, normalize, seed, offset,
         check.fail(name, "num_pairs", "be an int", repr(num_pairs), "the paper uses 64", TypeError)
     if num_pairs < 1:
         check.fail(name, "the number of pairs", "be at least 1", num_pairs, "the paper uses 64")
+    if num_pairs >= 2**31:
+        check.fail(name, "the number of pairs", "be below 2 ** 31", num_pairs, "the paper uses 64")
+    check.check_bool(name, "normalize", normalize)
     if target not in _TARGETS:
         check.fail(name, "target", f"be one of {', '.join(_TARGETS)}", repr(target), "the paper uses abs")
     check.check_seed(name, seed)
-    check.check_seed(name, offset)
     OP.check_name(backend)
+    if offset is None:
+        check.fail(name, "offset", "be an int", offset, "0 is the first draw of a seed", TypeError)
+    check.check_seed(name, offset, "offset")
     if seed is None:
         seed = draw_seed() if positions is None else 0
-    return features, positions, num_pairs, target == "signed", bool(normalize), seed, offset, backend
+    return features, positions, num_pairs, target == "signed", normalize, seed, offset, backend
 
 
 def as_map(features: Any, layout: str, grid: Any) -> Tensor:
     """The features as [B, H, W, C], without a copy."""
     name = OP.name
-    if layout not in _LAYOUTS:
+    if layout not in tuple(_LAYOUTS):
         check.fail(name, "layout", f"be one of {', '.join(_LAYOUTS)}", repr(layout), "bhwc has the channels last")
     check.check_tensor(name, "features", features, *_LAYOUTS[layout])
     check.check_floating(name, "features", features)

@@ -20,14 +20,14 @@ def why_not(phase: str, call: Call) -> str | None:
 
 
 def forward(call: Call, with_gradient: bool) -> tuple[Tensor, Tensor]:
-    loss = torch.empty(loss_shape(call))
-    gradient = torch.empty(call.logits.shape if with_gradient else (0,), dtype=call.logits.dtype)
+    loss = native.empty(loss_shape(call))
+    gradient = native.empty(call.logits.shape if with_gradient else (0,), call.logits.dtype)
     _run(call, None, loss, gradient if with_gradient else None)
     return loss, gradient
 
 
 def backward(call: Call, grad_loss: Tensor) -> Tensor:
-    gradient = torch.empty(call.logits.shape, dtype=call.logits.dtype)
+    gradient = native.empty(call.logits.shape, call.logits.dtype)
     _run(call, grad_loss, None, gradient)
     return gradient
 

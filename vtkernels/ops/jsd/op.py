@@ -94,8 +94,9 @@ def _remember(key: tuple[Any, ...], op: Op, arguments: tuple[Any, ...], may_writ
     *arguments, _, backend = arguments
     if len(_KNOWN) >= 1024:
         _KNOWN.clear()
-    _KNOWN[key] = op.select("forward", backend, _CALLS[op.name](*arguments)), may_write and _writes_gradients(arguments[0])
-    return _KNOWN[key]
+    # not read back: another thread may clear all meanwhile
+    known = _KNOWN[key] = op.select("forward", backend, _CALLS[op.name](*arguments)), may_write and _writes_gradients(arguments[0])
+    return known
 
 
 def _prepare_consistency(logits, num_views, weights, reduction, backend) -> tuple[Any, ...]:
@@ -230,10 +231,10 @@ def _save_augmix(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor
 def _written_gradient(ctx: Any, grad_loss: Tensor) -> Tensor | None:
     """The forward's gradient, times that of the loss: given away, to be owned and changed by others. A second backward computes its own.
 
-    None where there is none, or where the backward must show as an op: to a second differentiation, or to a mode that records.
+    None where there is none, or where the backward must show as an op: to a second differentiation, to a mode that records, or to many gradients at once.
     """
     gradient, ctx.gradient = ctx.gradient, None
-    if gradient is None or torch.is_grad_enabled() or type(grad_loss) is not Tensor or torch._C._len_torch_dispatch_stack():
+    if gradient is None or torch.is_grad_enabled() or watched(grad_loss):
         return None
     return gradient if grad_loss.item() == 1.0 else gradient.mul_(grad_loss)
 

@@ -65,7 +65,7 @@ def _candidates(plan: Plan) -> list[Plan]:
 
 
 def forward(call: Call, with_gradient: bool, plan: Plan | None = None) -> tuple[Tensor, Tensor]:
-    losses = torch.empty(call.batch, device=call.logits.device)
+    losses = torch.empty(call.batch, dtype=torch.float32, device=call.logits.device)
     gradient = torch.empty(call.logits.shape if with_gradient else (0,), dtype=call.logits.dtype, device=call.logits.device)
     _launch(call, plan or make_plan(call), None, losses, gradient if with_gradient else None)
     return losses if call.reduction == "none" else losses.sum(), gradient

@@ -9,7 +9,7 @@ from vtkernels._core.op import Op, define, differentiable, differentiable_again
 from vtkernels._core.preference import Preference
 from vtkernels.ops.linear import torch_blas
 from vtkernels.ops.linear.common import MlpCall, autocast
-from vtkernels.ops.linear.op import activation_name, check_input, check_layer, present, will_differentiate
+from vtkernels.ops.linear.op import activation_name, check_input, check_layer, present, will_differentiate, with_kept
 
 _HERE = "vtkernels.ops.linear"
 OP = Op("mlp", {"cpu": f"{_HERE}.native:MLP", "torch": f"{_HERE}.torch_blas:MLP", "reference": f"{_HERE}.reference:MLP"})
@@ -68,6 +68,8 @@ def _forward_fake(*args: Any) -> tuple[Tensor, Tensor]:
 
 def _backward(grad: Tensor, hidden: Tensor, wanted: list[bool], *args: Any) -> tuple[Tensor, ...]:
     call = MlpCall(*args[:-1])
+    if not call.keep:
+        call, hidden = with_kept(OP, call, args[-1])
     return present(call.x, TUNER.run("backward", args[-1], call, grad, hidden, wanted))
 
 

@@ -92,11 +92,19 @@ def _forward_fake(*args: Any) -> tuple[Tensor, Tensor]:
 
 def _backward(grad: Tensor, before: Tensor, wanted: list[bool], *args: Any) -> tuple[Tensor, ...]:
     call = Call(*args[:-1])
+    if not call.keep:
+        call, before = with_kept(OP, call, args[-1])
     return present(call.x, TUNER.run("backward", args[-1], call, grad, before, wanted))
 
 
 def _backward_fake(grad: Tensor, before: Tensor, wanted: list[bool], *args: Any) -> tuple[Tensor, ...]:
     return tuple(value.new_empty(value.shape) if want else args[0].new_empty(0) for value, want in zip(args[:3], wanted, strict=True))
+
+
+def with_kept(op: Op, call: Any, backend: str) -> tuple[Any, Tensor]:
+    """The call with what its forward did not keep, computed anew: a transform may differentiate tensors that do not seem to require it."""
+    call = call._replace(keep=True)
+    return call, op.select("forward", backend, call)(call)[1]
 
 
 def present(x: Tensor, grads: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:

@@ -106,6 +106,13 @@ def flat_grads(call: Any) -> list[Tensor]:
     return [grad if same_layout(param, grad) else torch.empty_like(param).copy_(grad) for param, grad in zip(call.params, call.grads, strict=True)]
 
 
+def refuse_shared(op: str, call: Any) -> None:
+    """A backup that is its parameter, or a view of it as `param.data` is, would save nothing."""
+    for i, (param, backup) in enumerate(zip(call.params, call.backups, strict=True)):
+        if param.data_ptr() == backup.data_ptr() and param.numel():
+            check.fail(op, "backups", "be tensors of their own", f"the memory of params[{i}] as backups[{i}]", "make them with torch.empty_like(param)")
+
+
 def written(*lists: list[Tensor]) -> None:
     """Tell autograd that a kernel has written: a graph that saved the old values must not be run backward."""
     for tensors in lists:

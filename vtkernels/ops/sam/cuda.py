@@ -42,7 +42,7 @@ def square_sum(call: SquareSum) -> Tensor:
 
 
 def perturb(call: Perturb) -> Tensor:
-    norm = torch.empty((), device=call.params[0].device)
+    norm = torch.empty((), dtype=torch.float32, device=call.params[0].device)
     adaptive = list(map(int, call.adaptive))
     torch.ops.vtkernels_native.sam_perturb.default(*call._replace(grads=flat_grads(call), adaptive=adaptive), norm)
     return norm

@@ -23,13 +23,13 @@ def why_not(phase: str, call: Any) -> str | None:
 
 
 def square_sum(call: SquareSum) -> Tensor:
-    total = torch.empty((), dtype=torch.float64)
+    total = native.empty((), torch.float64)
     torch.ops.vtkernels_native.sam_square_sum.default(call.params, flat_grads(call), list(map(int, call.adaptive)), call.eta, total)
     return total
 
 
 def perturb(call: Perturb) -> Tensor:
-    norm = torch.empty((), dtype=norm_dtype(call.params))
+    norm = native.empty((), norm_dtype(call.params))
     torch.ops.vtkernels_native.sam_perturb.default(
         call.params,
         flat_grads(call),

@@ -18,6 +18,7 @@ from vtkernels.ops.sam.common import (
     check_range,
     norm_dtype,
     per_tensor,
+    refuse_shared,
     written,
 )
 
@@ -127,8 +128,6 @@ def _prepare_perturb(params, grads, backups, rho, adaptive, eps, eta, grad_scale
     check_range(name, "eta", [eta], 0.0, float("inf"))
     check_flag(name, "grad_scale", grad_scale, params[0].device)
     check_flag(name, "found_inf", found_inf, params[0].device)
-    if any(param is backup for param, backup in zip(params, backups, strict=True)):
-        check.fail(name, "backups", "be tensors of their own", "one that is its parameter", "make them with torch.empty_like(param)")
     if square_sum is not None:
         check.check_tensor(name, "square_sum", square_sum)
         if square_sum.numel() != 1 or square_sum.dtype != torch.float64 or square_sum.device != params[0].device:
@@ -155,6 +154,7 @@ def _square_sum_fake(*args: Any) -> Tensor:
 
 def _perturb(*args: Any) -> Tensor:
     call = Perturb(*args[:-1])
+    refuse_shared(PERTURB.name, call)
     run = PERTURB.select("forward", args[-1], call)
     norm = run(call)
     written(call.params, call.backups, [] if call.found_inf is None else [call.found_inf])

@@ -59,7 +59,7 @@ def perturb(call: Perturb) -> Tensor:
 
     call = _flat(call)
     table = pointer_table([call.params, call.grads, call.backups], [call.rho], call.adaptive)
-    norm = torch.empty((), device=table.words.device)
+    norm = torch.empty((), dtype=torch.float32, device=table.words.device)
     state = torch.empty(2, dtype=torch.float64, device=norm.device)
     with gpu.on(norm.device):
         _finish(_chunk_sums(call, table) if call.square_sum is None else call.square_sum.reshape(1), norm, state, call)
@@ -97,7 +97,7 @@ def adamw(call: AdamWStep) -> None:
     call = _flat(call)
     lists = [call.params, call.grads, call.exp_avgs, call.exp_avg_sqs, *([call.backups] if call.backups else [])]
     table = pointer_table(lists, _rates(call), beside=[call.steps])
-    corrections = torch.empty(2, table.tensors, device=table.words.device)
+    corrections = torch.empty(2, table.tensors, dtype=torch.float32, device=table.words.device)
     scale, found_inf = _flags(call, table)
     with gpu.on(table.words.device):
         adamw_corrections_kernel[(-(-table.tensors // _CORRECTIONS["BLOCK"]),)](

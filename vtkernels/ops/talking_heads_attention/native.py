@@ -25,20 +25,20 @@ def why_not(phase: str, call: Call) -> str | None:
 
 def forward(call: Call) -> Tensor:
     qkv = _dense_last(call.qkv)
-    out = torch.empty((*qkv.shape[:2], call.channels), dtype=qkv.dtype)
+    out = native.empty((*qkv.shape[:2], call.channels), qkv.dtype)
     torch.ops.vtkernels_native.talking_heads_attention_forward.default(qkv, *_parameters(call), *_scalars(call), out)
     return out
 
 
 def backward(call: Call, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     qkv, parameters = _dense_last(call.qkv), _parameters(call)
-    d_qkv = torch.empty(qkv.shape, dtype=qkv.dtype)
-    d_pre_weight, d_post_weight, d_post_bias = (torch.empty(shape) for shape in (call.pre_weight.shape, call.post_weight.shape, call.num_heads))
+    d_qkv = native.empty(qkv.shape, qkv.dtype)
+    d_pre_weight, d_post_weight, d_post_bias = (native.empty(shape) for shape in (call.pre_weight.shape, call.post_weight.shape, call.num_heads))
     torch.ops.vtkernels_native.talking_heads_attention_backward.default(
         _dense_last(grad_out), qkv, *parameters, *_scalars(call), d_qkv, d_pre_weight, d_post_weight, d_post_bias
     )
     # a number added to all scores of a row changes no probability
-    d_pre_bias = None if call.pre_bias is None else torch.zeros(call.pre_bias.shape)
+    d_pre_bias = None if call.pre_bias is None else native.zeros(call.pre_bias.shape)
     return d_qkv, d_pre_weight, d_pre_bias, d_post_weight, None if call.post_bias is None else d_post_bias
 
 

@@ -90,12 +90,9 @@ def _validate(qkv, parameters, num_heads, scale, dropout_p) -> None:
         check.fail(name, "qkv's last dimension", "be 3 * C (q, k and v side by side)", channels3, "pass the output of Linear(C, 3 * C)")
     if channels3 // 3 % num_heads:
         check.fail(name, "C", f"be a multiple of num_heads={num_heads}", channels3 // 3, "pass the head count the qkv projection was built for")
-    if scale is not None and (not isinstance(scale, (int, float)) or isinstance(scale, bool)):
-        check.fail(name, "scale", "be a number", repr(scale), "None stands for head_dim ** -0.5", TypeError)
-    if not isinstance(dropout_p, (int, float)):
-        check.fail(name, "dropout_p", "be a number", repr(dropout_p), "0 switches dropout off", TypeError)
-    if not 0.0 <= dropout_p < 1.0:
-        check.fail(name, "dropout_p", "lie in [0, 1)", dropout_p, "0 switches dropout off")
+    if scale is not None:
+        check.check_number(name, "scale", scale, "None stands for head_dim ** -0.5")
+    check.check_dropout(name, dropout_p)
     for parameter, value in zip(_PARAMETERS, parameters, strict=True):
         is_bias = parameter.endswith("bias")
         if value is None and is_bias:

@@ -81,7 +81,7 @@ def backward(call: Call, grad_out: Tensor) -> tuple[Tensor | None, ...]:
             )
     d_post = d_post.sum(0)
     d_post_weight = d_post[:, : heads * group].view(groups, heads, group).transpose(0, 1).reshape(heads, heads)
-    d_pre_bias = None if call.pre_bias is None else torch.zeros(heads, device=qkv.device)
+    d_pre_bias = None if call.pre_bias is None else torch.zeros(heads, dtype=torch.float32, device=qkv.device)
     # every group of heads holds all of it
     d_post_bias = None if call.post_bias is None else d_post[0, heads * group :].contiguous()
     return d_qkv, d_pre.sum(0), d_pre_bias, d_post_weight, d_post_bias

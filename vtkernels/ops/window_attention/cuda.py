@@ -52,7 +52,7 @@ def backward(call: Call, grad_out: Tensor, out: Tensor | None, statistics: Tenso
     qkv, table, qkv_bias, heads = _dense(call.qkv), call.bias_table, call.qkv_bias, call.num_heads
     d_qkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     if not qkv.shape[0]:
-        return d_qkv, *(None if value is None else torch.zeros(value.shape, device=qkv.device) for value in call[1:5])
+        return d_qkv, *(None if value is None else torch.zeros(value.shape, dtype=torch.float32, device=qkv.device) for value in call[1:5])
     # one block a multiprocessor
     lanes = max(1, min(qkv.shape[0] * call.grid[0] * call.grid[1], _multiprocessors(qkv.device) // heads))
     new = functools.partial(torch.empty, device=qkv.device)
@@ -66,7 +66,7 @@ def backward(call: Call, grad_out: Tensor, out: Tensor | None, statistics: Tenso
     )  # fmt: skip
     d_qkv_bias = None
     if qkv_bias is not None:
-        d_qkv_bias = torch.zeros(3 * call.channels, device=qkv.device)
+        d_qkv_bias = torch.zeros(3 * call.channels, dtype=torch.float32, device=qkv.device)
         if padded:
             # a padded token's output is cut off, so nothing reaches its query
             d_qkv_bias[call.channels :] = d_values.sum(0)

@@ -22,16 +22,16 @@ def why_not(phase: str, call: Call) -> str | None:
 
 def forward(call: Call) -> tuple[Tensor, Tensor]:
     qkv = _dense_last(call.qkv)
-    out = torch.empty((*qkv.shape[:3], call.channels), dtype=qkv.dtype)
-    statistics = torch.empty(statistics_shape(call))
+    out = native.empty((*qkv.shape[:3], call.channels), qkv.dtype)
+    statistics = native.empty(statistics_shape(call))
     torch.ops.vtkernels_native.window_attention_forward.default(qkv, *_parameters(call), *_scalars(call), out, statistics)
     return out, statistics
 
 
 def backward(call: Call, grad_out: Tensor, out: Tensor | None, statistics: Tensor) -> tuple[Tensor | None, ...]:
     qkv = _dense_last(call.qkv)
-    d_qkv = torch.empty(qkv.shape, dtype=qkv.dtype)
-    d_parameters = [None if value is None else torch.empty(value.shape) for value in call[1:5]]
+    d_qkv = native.empty(qkv.shape, qkv.dtype)
+    d_parameters = [None if value is None else native.empty(value.shape) for value in call[1:5]]
     torch.ops.vtkernels_native.window_attention_backward.default(_dense_last(grad_out), qkv, *_parameters(call), *_scalars(call), d_qkv, *d_parameters)
     return d_qkv, *d_parameters
 

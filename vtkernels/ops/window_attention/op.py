@@ -74,12 +74,15 @@ def _prepare(
         qkv = qkv.to(torch.get_autocast_dtype(qkv.device.type))
     window, shift = _validate(qkv, bias_table, bias, logit_scale, qkv_bias, num_heads, window_size, shift_size, dropout_p)
     check.check_seed(OP.name, seed)
+    check.check_bool(OP.name, "mask_padding", mask_padding)
+    check.check_bool(OP.name, "shift_first", shift_first)
     OP.check_name(backend)
     if scale is None:
         scale = (qkv.shape[3] // 3 // num_heads) ** -0.5 if logit_scale is None else 1.0
+    scale = check.check_number(OP.name, "scale", scale, "a scale that is learnt is logit_scale")
     if seed is None:
         seed = draw_seed() if dropout_p > 0 else 0
-    scalars = (num_heads, window, shift, float(scale), mask_padding, shift_first, float(dropout_p), seed)
+    scalars = (num_heads, window, shift, scale, mask_padding, shift_first, float(dropout_p), seed)
     return qkv, bias_table, bias, logit_scale, qkv_bias, *scalars, backend
 
 
@@ -109,10 +112,7 @@ def _validate(qkv, bias_table, bias, logit_scale, qkv_bias, num_heads, window_si
         check.fail(name, "window_size", "lie between 2 and 32", window, "larger windows are plain attention: use torch's scaled_dot_product_attention")
     if not all(0 <= s < size for s, size in zip(shift, window, strict=True)):
         check.fail(name, "shift_size", f"lie between 0 and {tuple(size - 1 for size in window)} for window {window}", shift, "Swin uses window // 2")
-    if not isinstance(dropout_p, (int, float)):
-        check.fail(name, "dropout_p", "be a number", repr(dropout_p), "0 switches dropout off", TypeError)
-    if not 0.0 <= dropout_p < 1.0:
-        check.fail(name, "dropout_p", "lie in [0, 1)", dropout_p, "0 switches dropout off")
+    check.check_dropout(name, dropout_p)
     if bias_table is not None and bias is not None:
         check.fail(name, "the position bias", "come as bias_table or as bias", "both", "drop one, or add bias_table's gathered form to bias")
     tokens, span = window[0] * window[1], (2 * window[0] - 1) * (2 * window[1] - 1)

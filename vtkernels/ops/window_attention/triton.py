@@ -42,7 +42,7 @@ def why_not(phase: str, call: Call) -> str | None:
 def forward(call: Call, plan: "Plan | None" = None) -> tuple[Tensor, Tensor]:
     qkv = _dense_last(call.qkv)
     out = torch.empty((*qkv.shape[:3], call.channels), dtype=qkv.dtype, device=qkv.device)
-    statistics = torch.empty(statistics_shape(call), device=qkv.device)
+    statistics = torch.empty(statistics_shape(call), dtype=torch.float32, device=qkv.device)
     if qkv.shape[0] and statistics.numel():
         _large_forward(call, plan or tuned_plan("forward", call, large_plan), qkv, out, statistics)
     elif qkv.shape[0]:
@@ -54,7 +54,7 @@ def backward(call: Call, grad_out: Tensor, out: Tensor | None, statistics: Tenso
     qkv, grad_out = _dense_last(call.qkv), _dense_last(grad_out)
     d_qkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     if not qkv.shape[0]:
-        return d_qkv, *(None if value is None else torch.zeros(value.shape, device=qkv.device) for value in call[1:5])
+        return d_qkv, *(None if value is None else torch.zeros(value.shape, dtype=torch.float32, device=qkv.device) for value in call[1:5])
     if statistics.numel():
         return d_qkv, *_large_backward(call, plan or tuned_plan("backward", call, large_plan), qkv, grad_out, out, statistics, d_qkv)
     return d_qkv, *_small_backward(call, plan or tuned_plan("backward", call, small_plan), qkv, grad_out, d_qkv)
@@ -245,7 +245,7 @@ def _finish(call: Call, d_bias: Tensor | None, d_logit_scale: Tensor | None, d_v
             d_bias = d_bias[:, : call.tokens, : call.tokens].contiguous()
     d_qkv_bias = None
     if call.qkv_bias is not None:
-        d_qkv_bias = torch.zeros(3 * call.channels, device=call.qkv.device)
+        d_qkv_bias = torch.zeros(3 * call.channels, dtype=torch.float32, device=call.qkv.device)
         if d_values is not None:
             # a padded token's output is cut off, so nothing reaches its query
             d_qkv_bias[call.channels :] = d_values.sum(0)
@@ -255,7 +255,7 @@ def _finish(call: Call, d_bias: Tensor | None, d_logit_scale: Tensor | None, d_v
 def _fold_bias(call: Call, d_bias: Tensor) -> Tensor:
     from vtkernels.ops.window_attention.triton_small import fold_bias_kernel as kernel
 
-    d_table = torch.empty(call.bias_table.shape, device=d_bias.device)
+    d_table = torch.empty(call.bias_table.shape, dtype=torch.float32, device=d_bias.device)
     with gpu.on(d_bias.device):
         kernel[(d_table.numel(),)](d_bias, d_table, call.num_heads, *d_bias.stride()[:2], *call.window, BLOCK=_power_of_two(call.tokens))
     return d_table

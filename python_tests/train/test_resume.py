@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,24 @@ def test_what_differs_is_told(tmp_path):
         trainer().resume()
     with pytest.raises(TypeError, match="create_loader"):
         trainer(train=[(torch.zeros(1, 3, 8, 8), torch.zeros(1))])
+
+
+def test_the_place_in_an_epoch_for_other_numbers_of_processes():
+    """Each sample of an epoch once, whoever read the first ones."""
+    two = [loader(48, 4, rank=rank, world=2) for rank in range(2)]
+    read = [list(islice(each, 2)) for each in two]
+    for count, batch in ((1, 8), (1, 2), (4, 2), (4, 4)):
+        rest = [loader(48, batch, rank=rank, world=count) for rank in range(count)]
+        for each in rest:
+            each.load_state_dict(two[0].state_dict())
+        images = torch.cat([images for part in (*read, *rest) for images, _ in part])
+        expected = torch.cat([images for images, _ in loader(48, 48, train=False)])
+        assert len(images) == 48
+        assert torch.equal(*(rows[rows[:, 0].argsort()] for rows in (images.flatten(1), expected.flatten(1))))
+    with pytest.raises(ValueError, match="batch_size 4 then and 5 now, world 2 then and 1 now; go on at an epoch's start"):
+        loader(48, 5, rank=0, world=1).load_state_dict(two[0].state_dict())
+    with pytest.raises(ValueError, match="samples 48 then and 40 now"):
+        loader(40, 8, rank=0, world=1).load_state_dict(two[0].state_dict())
 
 
 def test_config_is_kept(tmp_path):

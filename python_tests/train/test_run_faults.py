@@ -220,6 +220,26 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage, cap
     assert len(again.fit().epochs) == 2
 
 
+def test_no_wrong_byte_of_the_directory_goes_unnoticed(tmp_path):
+    path = tmp_path / "last.pt"
+    state = {"format": 1, "task": {"weight": torch.arange(4.0)}, "rates": [0.5, None]}
+    checkpoint.write(state, path)
+    content, told = path.read_bytes(), 0
+    # behind all entries it says where they are, how long and how packed
+    start = content.index(b"PK\x01\x02")
+    for mask in (0x08, 0x10, 0xFF):
+        for place in range(start, len(content)):
+            path.write_bytes(content[:place] + bytes([content[place] ^ mask]) + content[place + 1 :])
+            try:
+                found = checkpoint.read(path)
+            except CheckpointError:
+                told += 1
+            else:
+                # times, versions and the like, which nothing rests on
+                assert torch.equal(found["task"]["weight"], state["task"]["weight"]) and found["rates"] == state["rates"], place
+    assert told > len(content) - start
+
+
 def test_two_damaged_checkpoints_are_told(tmp_path):
     trainer(tmp_path, save_every_updates=1, epochs=1).fit()
     for name in ("last.pt", "previous.pt"):
@@ -275,9 +295,11 @@ def test_an_observer_that_fails_is_left_behind(caplog):
 
     failing, seen = Failing(), Losses()
     with caplog.at_level(logging.ERROR, "vtkernels"):
-        trainer(None, observers=[failing, seen]).fit()
+        made = trainer(None, observers=[failing, seen])
+        made.fit()
     assert failing.calls == 1 and len(seen.records) == 12
     assert "Failing failed in on_step; training goes on without it" in caplog.text
+    assert made.reporter.failed == ["Failing"]
 
 
 def test_other_errors_pass():

@@ -47,6 +47,15 @@ def assert_same(found: nn.Module, expected: nn.Module, tolerance: float = 1e-5) 
         torch.testing.assert_close(full(one), full(other), rtol=tolerance, atol=tolerance)
 
 
+class StopAt(Observer):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step(self, record):
+        if record.step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 class Alone:
     """Inside, this process is by itself, whatever the group says."""
 
@@ -108,11 +117,6 @@ def test_each_sample_is_evaluated_once(rank, count, parallel):
 @pytest.mark.parametrize("optimizer", ["sgd", "sam", "adamw", "friendly"])
 @on_two_processes
 def test_resumed_in_the_middle_of_an_epoch(rank, tmp_path, parallel, optimizer):
-    class StopAt(Observer):
-        def on_step(self, record):
-            if record.step == 4:
-                os.kill(os.getpid(), signal.SIGTERM)
-
     makers = {"sgd": sgd, "sam": sam, "adamw": adamw, "friendly": lambda module: vt.optim.FriendlySAM(module.parameters(), torch.optim.AdamW, lr=1e-3)}
     folder = Path(shared(tmp_path))
     task = {"dropout": 0.1, "drop_path": 0.2}
@@ -125,7 +129,7 @@ def test_resumed_in_the_middle_of_an_epoch(rank, tmp_path, parallel, optimizer):
     expected = made("whole", observers=[whole])
     expected.fit()
     with pytest.raises(Interrupted, match="after update 5"):
-        made("parts", observers=[StopAt()]).fit()
+        made("parts", observers=[StopAt(4)]).fit()
     assert (folder / "parts" / ("last" if parallel == "fsdp2" else "last.pt")).exists()
     again = made("parts", observers=[second]).resume()
     assert again.progress.update == 5 and again.progress.in_epoch == 2
@@ -166,13 +170,73 @@ def test_a_bad_loss_of_one_stops_all(rank, tmp_path, parallel):
         trainer(Path(shared(tmp_path)) / "run", train=train, parallel=parallel).fit()
 
 
+def as_one(accumulate: int = 1, **options):
+    """What two processes with batches of 4 do."""
+    return alone(**{"train": loader(24, 8 // accumulate, rank=0, world=1), "accumulate": accumulate, **options})
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("stop", [2, 3], ids=["in an epoch", "between two"])
 @on_two_processes
-def test_other_numbers_of_processes_are_refused(rank, tmp_path):
+def test_two_processes_become_one(rank, tmp_path, stop, accumulate):
+    folder = Path(shared(tmp_path))
+    options = {"optimizer": adamw, "epochs": 3, "ema_decay": 0.5, "schedule": vt.optim.schedules.Cosine(lr=1e-2, length=9), "log_every": 1}
+    whole, rest = Losses(), Losses()
+    with Alone():
+        expected = as_one(observers=[whole], **options).fit()
+    with pytest.raises(Interrupted):
+        # several processes agree on a signal when the next update is told
+        trainer(folder, train=loader(24, 4), valid=loader(11, 4, train=False), observers=[StopAt(stop - 1)], **options).fit()
+    with Alone():
+        again = as_one(accumulate, observers=[rest], **options).resume(folder)
+        assert again.progress.update == stop
+        history = again.fit()
+    torch.testing.assert_close(torch.tensor(rest.curve), torch.tensor(whole.curve[stop:]), rtol=1e-4, atol=1e-5)
+    assert [record.lr for record in rest.records] == [record.lr for record in whole.records[stop:]]
+    for found, wanted in zip(history.epochs, expected.epochs, strict=True):
+        for part in ("train", "valid", "ema"):
+            assert getattr(found, part) == pytest.approx(getattr(wanted, part), rel=1e-4, abs=1e-5)
+
+
+@on_two_processes
+def test_one_process_becomes_two(rank, tmp_path):
+    folder = Path(shared(tmp_path))
+    options = {"optimizer": adamw, "epochs": 3, "schedule": vt.optim.schedules.Cosine(lr=1e-2, length=9)}
+    whole, rest = Losses(), Losses()
+    with Alone():
+        as_one(observers=[whole], **options).fit()
+        with pytest.raises(Interrupted):
+            as_one(accumulate=2, folder=folder / str(rank), observers=[StopAt(4)], **options).fit()
+    torch.distributed.barrier()
+    again = trainer(None, train=loader(24, 4), valid=loader(11, 4, train=False), observers=[rest], **options).resume(folder / "0")
+    assert (again.progress.update, again.progress.in_epoch, again.train_loader.state_dict()["batch"]) == (4, 1, 1)
+    history = again.fit()
+    assert len(history.epochs) == 3
+    if rank == 0:
+        torch.testing.assert_close(torch.tensor(rest.curve), torch.tensor(whole.curve[4:]), rtol=1e-4, atol=1e-5)
+
+
+@on_two_processes
+def test_other_numbers_of_processes_keep_the_images_of_an_update(rank, tmp_path):
     folder = Path(shared(tmp_path))
     made = trainer(folder, epochs=1)
     made.fit()
-    with Alone(), pytest.raises(ValueError, match="come from 1 processes, got 2"):
-        alone(folder=folder).resume()
+    with Alone():
+        for train in (loader(24, 4, rank=0, world=1), loader(24, 7, rank=0, world=1)):
+            other = alone(train=train)
+            before = [param.clone() for param in other.task.parameters()]
+            with pytest.raises(ValueError, match=f"stay 8, got {train.batches.size}; the run had 2 processes, now 1"):
+                other.resume(folder)
+            # nothing was half taken up
+            assert all(map(torch.equal, before, other.task.parameters()))
+
+
+@on_two_processes
+def test_a_sharded_run_is_not_taken_up_whole(rank, tmp_path):
+    folder = Path(shared(tmp_path))
+    trainer(folder, parallel="fsdp2", epochs=1).fit()
+    with Alone(), pytest.raises(CheckpointError, match="last is there, of sharded weights"):
+        as_one().resume(folder)
 
 
 @pytest.mark.parametrize("name", ["swin_nano_patch4_window4_32", "cait_nano_patch4_32", "resnet8_nano", "t2t_vit_nano_32"])

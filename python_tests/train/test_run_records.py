@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import Losses, loader, rich_task, tiny_task, trainer
+from runs import Losses, loader, rich_task, sgd, tiny_task, trainer
 
 import vtkernels as vt
-from vtkernels.optim.schedules import Cosine
-from vtkernels.train import EpochRecord, Observer, Settings
+from vtkernels.optim.schedules import Cosine, InEpochs, Noisy, Plateau
+from vtkernels.train import EpochRecord, Observer, Settings, Trainer
 
 HERE = Path(__file__).parent
 
@@ -183,3 +183,26 @@ def test_under_torchrun(tmp_path):
     losses = {line.split()[2] for line in done.stdout.splitlines() if line.startswith("rank")}
     assert len(losses) == 1
     assert vt.create_model(checkpoint=tmp_path / "run").load_report.complete
+
+
+def test_what_could_never_happen_is_refused_before_training():
+    def made(**options):
+        return Trainer(tiny_task(), sgd, options.pop("schedule", None), loader(), options.pop("valid", None), Settings(**options))
+
+    plateau = Plateau(lr=0.1)
+    for schedule in (plateau, InEpochs(schedule=plateau, updates_per_epoch=6), Noisy(schedule=plateau)):
+        with pytest.raises(ValueError, match="valid_loader must be given to a schedule that waits for a metric, got None; its rate would never fall"):
+            made(schedule=schedule)
+        made(schedule=schedule, valid=loader(train=False))
+    with pytest.raises(ValueError, match="valid_loader must be given where patience is"):
+        made(patience=2)
+    made(schedule=InEpochs(schedule=Cosine(lr=0.1, length=2), updates_per_epoch=6))
+
+
+def test_a_frozen_model_is_refused_before_training():
+    task = tiny_task().requires_grad_(False)
+    # before an optimizer is made for it, which would have words of its own
+    with pytest.raises(ValueError, match="task must have a parameter that is trained, got none, or frozen ones only; requires_grad_"):
+        trainer(None, task, lambda module: pytest.fail("too late"))
+    task.model.head.requires_grad_(True)
+    trainer(None, task)

@@ -1,6 +1,7 @@
 """One update is what its definition says, whatever it is made of."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -133,6 +134,24 @@ def test_ways_of_clipping(mode, bound):
     else:
         head = dict(zip([name for name, _ in task.named_parameters()], seen, strict=True))["model.head.weight"]
         assert head.norm() > bound
+
+
+def test_logits_and_features_do_not_outlive_their_use():
+    """Until the end of the backward they would be held beside everything that it makes."""
+    latest, found = [], []
+
+    class Watched(ClassificationTask):
+        def forward(self, *args):
+            outcome = super().forward(*args)
+            latest[:] = weakref.ref(outcome.logits), weakref.ref(outcome.features)
+            return outcome
+
+    task = Watched(tiny_model())
+    # of all gradients the last one
+    task.model.patch_embed.proj.weight.register_hook(lambda grad: found.extend(each() for each in latest))
+    update(task, sam(task))(batches(4, 4), 0.0)
+    # two batches in two passes
+    assert found == [None] * 8
 
 
 def test_the_norm_is_measured_where_it_is_told():

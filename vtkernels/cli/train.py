@@ -94,7 +94,10 @@ def _fit(trainer: Trainer) -> int:
         best = history.best
         metrics = best and (best.ema or best.valid)
         told = f"; best {trainer.settings.monitor} {metrics[trainer.settings.monitor]:.4g} after epoch {best.epoch}" if metrics else ""
-        print(f"{history.stopped or 'trained to the end'}{told}; everything is in {trainer.folder}")
+        failed = trainer.reporter.failed
+        # what was said of it when it happened may have scrolled away
+        missing = f", but for what {' and '.join(failed)} would have written: failed, see above" if failed else ""
+        print(f"{history.stopped or 'trained to the end'}{told}; everything is in {trainer.folder}{missing}")
     return 0
 
 

@@ -110,7 +110,8 @@ class Loader:
     """Iterable of batches; made by `create_loader`.
 
     A training loader goes on to the next epoch when it has been iterated to the end; `set_epoch` chooses another. `state_dict` says which
-    batch comes next, and after `load_state_dict` the next iteration begins with that one, without reading those before.
+    batch comes next, and after `load_state_dict` the next iteration begins with that one, without reading those before. A state of another
+    number of processes is taken where their batches together end where a batch of these begins.
 
     Attributes:
         epoch: the one that the next iteration gives, or the current one gives.
@@ -172,11 +173,15 @@ class Loader:
         return {"epoch": self.epoch, "batch": self._given or self._resume, **self._shape()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        differing = {name: (state.get(name), value) for name, value in self._shape().items() if state.get(name) != value}
-        if differing:
+        own, batch, left_over = self._shape(), state["batch"], 1
+        differing = {name: (state.get(name), value) for name, value in own.items() if state.get(name) != value}
+        if "world" in differing and differing.keys() <= {"batch_size", "rank", "world"} <= state.keys():
+            # all processes together read an epoch in one order, in steps of one batch of each
+            batch, left_over = divmod(batch * state["batch_size"] * state["world"], own["batch_size"] * own["world"])
+        if differing and left_over:
             told = ", ".join(f"{name} {old} then and {new} now" for name, (old, new) in differing.items())
             fail("Loader.load_state_dict", "state", "come from a loader of the same batches", told, "go on at an epoch's start with set_epoch")
-        self.epoch, self._given, self._resume = state["epoch"], 0, state["batch"]
+        self.epoch, self._given, self._resume = state["epoch"], 0, batch
 
     def _shape(self) -> dict[str, int]:
         """What the numbering of batches rests on."""

@@ -90,7 +90,10 @@ class TwoStreams:
             fail("TwoStreams.load_state_dict", "state", "come from two streams", "that of one loader", "was the run begun without unlabelled images?")
         self._labelled.load(state["labelled"])
         self._unlabelled.load(state["unlabelled"])
-        self.epoch, self._given, self._at_place = state["epoch"], state["batch"], True
+        # of another number of processes, it is another number of batches
+        then, now = state["labelled"]["batch"], self._labelled.loader.state_dict()["batch"]
+        given = state["batch"] * now // then if then else state["batch"]
+        self.epoch, self._given, self._at_place = state["epoch"], given, True
 
     def _go_to(self, epoch: int) -> None:
         for stream in (self._labelled, self._unlabelled):

@@ -18,6 +18,11 @@ from vtkernels._core import check
 class Schedule:
     """t -> learning rate. `observe` and the state concern those that look at a metric; the others ignore it."""
 
+    @property
+    def needs_metric(self) -> bool:
+        """Whether the rate never falls unless `observe` is called."""
+        return False
+
     def __call__(self, t: float) -> float:
         raise NotImplementedError
 
@@ -226,6 +231,10 @@ class _Around(Schedule):
 
     schedule: Schedule
 
+    @property
+    def needs_metric(self) -> bool:
+        return self.schedule.needs_metric
+
     def observe(self, metric: float, t: float) -> None:
         self.schedule.observe(metric, t)
 
@@ -334,6 +343,10 @@ class Plateau(Schedule):
         self.lr = lr
         self.best = -math.inf if mode == "max" else math.inf
         self.bad = self.resting = 0
+
+    @property
+    def needs_metric(self) -> bool:
+        return True
 
     def __call__(self, t: float) -> float:
         return self.rise(t) if t < self.rise.warmup else self.lr

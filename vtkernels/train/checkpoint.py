@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import pickle
 import shutil
 import tempfile
 import zipfile
@@ -16,6 +15,8 @@ import torch
 from vtkernels.train.errors import CheckpointError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+# marks an entry of an archive as one without content: for such a tensor, torch gives whatever lies in memory
+FOLDER = 0x10
 
 
 @contextlib.contextmanager
@@ -82,12 +83,18 @@ def read(path: Path) -> dict[str, Any]:
         raise CheckpointError(errno.ENOENT, f"there is no checkpoint {path}")
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            folders = (entry.filename for entry in archive.infolist() if entry.external_attr & FOLDER)
+            damaged = archive.testzip() or next(folders, None)
         if damaged is not None:
             raise CheckpointError(errno.EIO, f"checkpoint {path} is damaged ({damaged})")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, NotImplementedError) as error:
-        raise CheckpointError(errno.EIO, f"checkpoint {path} is damaged ({error})") from error
+    except CheckpointError:
+        raise
+    except PermissionError as error:
+        raise CheckpointError(error.errno, f"checkpoint {path} may not be read ({error.strerror})") from error
+    # what a wrong byte leads to depends on where it is: compressed data where there is none, places before the file's beginning, unknown names
+    except Exception as error:
+        raise CheckpointError(errno.EIO, f"checkpoint {path} is damaged ({str(error) or type(error).__name__})") from error
 
 
 def _link(source: Path | str, target: Path | str) -> None:

@@ -69,7 +69,11 @@ class RunFolder:
             if failures and folder.last.exists():
                 log.warning("%s; going on from the one before it, %s", failures[0].strerror, path)
             return state
-        raise CheckpointError(failures[0].errno, f"{folder.path}: no checkpoint can be read: {'; '.join(error.strerror for error in failures)}")
+        told = [error.strerror for error in failures]
+        other = folder.path / ("last.pt" if self.is_sharded else "last")
+        if other.exists():
+            told.append(f"{other} is there, of {'whole' if self.is_sharded else 'sharded'} weights: start with the same `parallel`, on several processes")
+        raise CheckpointError(failures[0].errno, f"{folder.path}: no checkpoint can be read: {'; '.join(told)}")
 
     def how_to_resume(self) -> str:
         if not self.holds_run:

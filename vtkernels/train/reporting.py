@@ -17,10 +17,11 @@ ACTIVITIES = ("data", "compute", "valid", "save")
 
 
 class Reporter:
-    """Tells observers; one that fails is told nothing more, and the run goes on."""
+    """Tells observers; one that fails is told nothing more, and the run goes on. `failed` has the names of those."""
 
     def __init__(self, observers: Iterable[Observer], device: torch.device):
         self.observers, self.device = list(observers), device
+        self.failed: list[str] = []
         self.of_epoch, self.of_step = Stopwatch(*ACTIVITIES), Stopwatch(*ACTIVITIES)
         self._images_told = 0
 
@@ -31,6 +32,7 @@ class Reporter:
             except Exception:
                 log.exception("%s failed in %s; training goes on without it", type(observer).__name__, what)
                 self.observers.remove(observer)
+                self.failed.append(type(observer).__name__)
 
     @contextlib.contextmanager
     def during(self, activity: str) -> Iterator[None]:

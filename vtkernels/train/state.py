@@ -1,15 +1,18 @@
 """Everything a run needs to go on as if it had never stopped, in plain values and tensors."""
 
+import logging
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from vtkernels._core import check
 from vtkernels.train import distributed
-from vtkernels.train.random_state import random_state, set_random_state
+from vtkernels.train.random_state import random_state, seed_all, set_random_state
 from vtkernels.version import __version__
 
 if TYPE_CHECKING:
     from vtkernels.train.trainer import Trainer
+
+log = logging.getLogger("vtkernels")
 
 FORMAT = 1
 
@@ -44,6 +47,7 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.precision.scaler.state_dict(),
         "progress": asdict(trainer.progress),
+        "accumulate": trainer.settings.accumulate,
         "history": trainer.history.state_dict(),
         "stopping": trainer.stopping.state_dict(),
         "processes": distributed.gathered(own),
@@ -58,11 +62,10 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
 def restore(trainer: "Trainer", state: dict[str, Any]) -> None:
     if state.get("format") != FORMAT:
         check.fail("Trainer.resume", "the checkpoint", f"have format {FORMAT}", state.get("format"), f"it was written by vtkernels {state.get('version')}")
-    processes = state["processes"]
-    if len(processes) != trainer.world:
-        hint = "start as many, or begin a new run from the weights"
-        check.fail("Trainer.resume", "the checkpoint", f"come from {trainer.world} processes", len(processes), hint)
-    own = processes[trainer.rank]
+    own = _own_part(trainer, state)
+    # first: what does not fit is told before anything is changed
+    trainer.train_loader.load_state_dict(own["loader"])
+    trainer.loader_state = trainer.train_loader.state_dict()
     trainer.task.load_state_dict(state["task"])
     trainer.optimizer.load_state_dict(state["optimizer"])
     # empty where the run was not in float16 until now
@@ -80,8 +83,47 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> None:
             if name not in state:
                 check.fail("Trainer.resume", "the checkpoint", f"have the state of the {name}", "none", f"was the run begun without it, or set {name} to None")
             part.load_state_dict(state[name])
-    trainer.train_loader.load_state_dict(own["loader"])
-    trainer.loader_state = own["loader"]
+    trainer.progress.images = own["images"]
     trainer.loss_sum.fill_(own["loss_sum"])
     # last: loading may draw random numbers
-    set_random_state(own["random"])
+    if own["random"] is not None:
+        set_random_state(own["random"])
+    else:
+        seed_all(trainer.settings.seed + trainer.rank + trainer.world * trainer.progress.update)
+
+
+def _own_part(trainer: "Trainer", state: dict[str, Any]) -> dict[str, Any]:
+    """What this process goes on from. Of another number of processes, as much as can be divided among these."""
+    processes, images = state["processes"], state["progress"]["images"]
+    if len(processes) == trainer.world:
+        return {**processes[trainer.rank], "images": images}
+    # the schedule, and what an epoch is, rest on updates
+    then = _update_size(processes[0]["loader"], state.get("accumulate", 1))
+    now = _update_size(trainer.train_loader.state_dict(), trainer.settings.accumulate)
+    if not then or then != now:
+        hint = f"the run had {len(processes)} processes, now {trainer.world}: choose batch_size and accumulate so that the product of all three stays"
+        check.fail("Trainer.resume", "the images of an update, of all processes,", f"stay {_told(then)}", _told(now), hint)
+    if trainer.is_main:
+        log.warning(
+            "a run of %d processes goes on with %d: weights, optimizer, schedule and the order of the samples as they were; random numbers (dropout, "
+            "mixing) are drawn anew and sums are rounded differently, so that its losses are not those of the whole run to the bit",
+            len(processes),
+            trainer.world,
+        )
+    return {
+        "loader": processes[0]["loader"],
+        "images": images * len(processes) // trainer.world,
+        "loss_sum": sum(part["loss_sum"] for part in processes) / trainer.world,
+        "random": processes[trainer.rank]["random"] if trainer.rank < len(processes) else None,
+    }
+
+
+def _update_size(loader: dict[str, Any], accumulate: int) -> list[int]:
+    """Images that all processes together make an update of, of each set that is read; none if the loader does not tell."""
+    if {"batch_size", "world"} <= loader.keys():
+        return [loader["batch_size"] * loader["world"] * accumulate]
+    return [size for part in loader.values() if isinstance(part, dict) for size in _update_size(part, accumulate)]
+
+
+def _told(sizes: list[int]) -> str:
+    return " and ".join(map(str, sizes)) or "known from the loader's state"

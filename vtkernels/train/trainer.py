@@ -69,7 +69,12 @@ class Trainer:
         for name in ("set_epoch", "state_dict", "load_state_dict"):
             if not hasattr(train_loader, name):
                 check.fail("Trainer", "train_loader", f"have {name}()", type(train_loader).__name__, "make it with vtkernels.data.create_loader", TypeError)
+        if not any(param.requires_grad for param in task.parameters()):
+            hint = "requires_grad_(True) of its head lets that learn"
+            check.fail("Trainer", "task", "have a parameter that is trained", "none, or frozen ones only", hint)
         self.settings, self.schedule, self.config = settings or Settings(), schedule, config or {}
+        if valid_loader is None:
+            self._refuse_what_needs_a_metric()
         self.train_loader, self.valid_loader = train_loader, valid_loader
         self.device = device or distributed.this_device()
         self.rank, self.world = distributed.rank(), distributed.world()
@@ -91,6 +96,12 @@ class Trainer:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.loader_state = train_loader.state_dict()
         self._signals, self._saved_at, self._resumed, self._between_updates = StopSignals(), time.monotonic(), False, True
+
+    def _refuse_what_needs_a_metric(self) -> None:
+        if isinstance(self.schedule, Schedule) and self.schedule.needs_metric:
+            check.fail("Trainer", "valid_loader", "be given to a schedule that waits for a metric", None, "its rate would never fall; take Cosine, say")
+        if self.settings.patience is not None:
+            check.fail("Trainer", "valid_loader", "be given where patience is", None, "training would never stop early; set patience to None")
 
     @property
     def model(self) -> nn.Module:

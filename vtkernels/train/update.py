@@ -73,13 +73,15 @@ class Update:
             with self._exchange(last=number == len(batches)):
                 with self.precision.forward():
                     outcome = self.module(self._laid_out(images), targets, epoch)
-                loss = outcome.loss * share if len(batches) > 1 else outcome.loss
+                loss, told = outcome.loss * share if len(batches) > 1 else outcome.loss, outcome.logs
+                # its logits and features would keep their memory until the end of the backward, which needs it
+                del outcome
                 if self.stops_at_once and not math.isfinite(loss.item()):
                     self.optimizer.zero_grad()
                     raise NonFiniteLoss(f"the loss is {loss.item()}")
                 self.precision.scaler.scale(loss).backward()
             losses = loss.detach() if losses is None else losses + loss.detach()
-            for name, value in outcome.logs.items():
+            for name, value in told.items():
                 logs[name] = logs.get(name, 0.0) + value * share
         return losses, logs
 

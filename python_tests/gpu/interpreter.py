@@ -3,7 +3,7 @@
 Seen in Triton 3.6 and 3.9. The interpreter keeps bfloat16 tensors as their 16-bit patterns, and
 - multiplies those patterns as integers in `tl.dot`, without a word;
 - truncates float32 to bfloat16 where hardware rounds to nearest even, and makes NaN of tiny values;
-- computes a `tf32x3` product exactly, where tensor cores lose the product of the two small parts.
+- computes `tf32` and `tf32x3` products exactly, where tensor cores ignore the last bits of operands and lose the product of the two small parts.
 Triton 3.6 alone rounds `tl.fma` twice, and cannot loop over a range whose bound is a tensor under NumPy 2.4.
 """
 
@@ -35,11 +35,17 @@ def _widened(handle: TensorHandle) -> TensorHandle:
 
 
 def _dot(self, a, b, d, precision, *options):
+    if precision == _ir.INPUT_PRECISION.TF32 and a.dtype.scalar == tl.float32:
+        return _create_dot(self, _cut(a), _cut(b), d, precision, *options)
     if precision != _ir.INPUT_PRECISION.TF32x3:
         return _create_dot(self, _widened(a), _widened(b), d, precision, *options)
     for left, right in _tf32_parts(a.data, b.data):
         d = _create_dot(self, TensorHandle(left, tl.float32), TensorHandle(right, tl.float32), d, precision, *options)
     return d
+
+
+def _cut(handle: TensorHandle) -> TensorHandle:
+    return TensorHandle((np.ascontiguousarray(handle.data).view(np.uint32) & 0xFFFFE000).view(np.float32), tl.float32)
 
 
 def _tf32_parts(a: np.ndarray, b: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -59,7 +59,7 @@ def why_not_pooled(phase: str, call: PooledCall) -> str | None:
 def forward(call: Call) -> tuple[Tensor, ...]:
     from vtkernels.ops.class_attention import triton_class as kernels
 
-    tokens, heads = _dense_last(call.tokens), call.num_heads
+    tokens, heads = gpu.dense_last(call.tokens), call.num_heads
     device, (batch, count, channels) = tokens.device, tokens.shape
     probabilities, queries, directions, mixtures = (torch.empty(shape, dtype=torch.float32, device=device) for shape in saved_shapes(call))
     if not batch:
@@ -89,7 +89,7 @@ def forward(call: Call) -> tuple[Tensor, ...]:
 def backward(call: Call, grad_out: Tensor, probabilities: Tensor, queries: Tensor, directions: Tensor, mixtures: Tensor) -> tuple[Tensor, ...]:
     from vtkernels.ops.class_attention import triton_class as kernels
 
-    tokens, heads = _dense_last(call.tokens), call.num_heads
+    tokens, heads = gpu.dense_last(call.tokens), call.num_heads
     device, (batch, count, channels) = tokens.device, tokens.shape
     d_tokens = torch.empty(tokens.shape, dtype=tokens.dtype, device=device)
     if not batch:
@@ -128,7 +128,7 @@ def backward(call: Call, grad_out: Tensor, probabilities: Tensor, queries: Tenso
 def pooled_forward(call: PooledCall) -> tuple[Tensor, Tensor]:
     from vtkernels.ops.class_attention.triton_pooled import pooled_attention_fwd_kernel as kernel
 
-    q, k, v = map(_dense_last, call[:3])
+    q, k, v = map(gpu.dense_last, call[:3])
     out, statistics = torch.empty(q.shape, dtype=q.dtype, device=q.device), torch.empty(statistics_shape(call), dtype=torch.float32, device=q.device)
     tiles, items = -(-q.shape[2] // _BLOCK_M), q.shape[0] * q.shape[1]
     if items:
@@ -141,7 +141,7 @@ def pooled_forward(call: PooledCall) -> tuple[Tensor, Tensor]:
 def pooled_backward(call: PooledCall, grad_out: Tensor, out: Tensor, statistics: Tensor) -> tuple[Tensor, ...]:
     from vtkernels.ops.class_attention import triton_pooled as kernels
 
-    q, k, v, grad_out = map(_dense_last, (*call[:3], grad_out))
+    q, k, v, grad_out = map(gpu.dense_last, (*call[:3], grad_out))
     grads = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)]
     items = q.shape[0] * q.shape[1]
     if items:
@@ -179,19 +179,19 @@ def _constants(call: Call, plan: Plan) -> dict[str, Any]:
         "CHANNELS": channels,
         "BLOCK_T": plan.rows,
         "BLOCK_C": _block_c(channels),
-        "BLOCK_H": _block(call.num_heads),
-        "PRECISION": _precision(call.tokens.dtype),
+        "BLOCK_H": gpu.tile_edge(call.num_heads),
+        "PRECISION": gpu.product_precision(call.tokens),
     }
 
 
 def _softmax_constants(call: Call) -> dict[str, Any]:
-    constants = {"HEADS": call.num_heads, "BLOCK_T": _BLOCK_T, "BLOCK_H": _block(call.num_heads), "DROPOUT": call.dropout_p > 0}
+    constants = {"HEADS": call.num_heads, "BLOCK_T": _BLOCK_T, "BLOCK_H": gpu.tile_edge(call.num_heads), "DROPOUT": call.dropout_p > 0}
     return {**constants, "num_warps": 4, "enable_fp_fusion": True}
 
 
 def _plan(phase: str, call: Call) -> Plan:
     batch, count, channels = call.tokens.shape
-    key = {"bits": str(8 * call.tokens.dtype.itemsize), "tile": f"{_block_c(channels)}x{_block(call.num_heads)}"}
+    key = {"bits": str(8 * call.tokens.dtype.itemsize), "tile": f"{_block_c(channels)}x{gpu.tile_edge(call.num_heads)}"}
     key |= {"images": batch, "tokens": count, "channels": channels}
     return tuned.lookup("class_attention", f"class_{phase}", key, Plan(64, 4, 2), _candidates, call.tokens.device)
 
@@ -238,24 +238,8 @@ def _pooled_candidates(plan: Plan) -> list[Plan]:
 
 def _pooled_options(call: PooledCall, plan: Plan) -> dict[str, Any]:
     dim = call.q.shape[3]
-    constants = {"DIM": dim, "BLOCK_D": _block(dim), "BLOCK_M": _BLOCK_M, "BLOCK_N": plan.rows, "DROPOUT": call.dropout_p > 0}
-    return {**constants, "PRECISION": _precision(call.q.dtype), **_options(plan)}
-
-
-def _precision(dtype: torch.dtype) -> str:
-    """How tensor cores multiply: three TF32 products keep float32's accuracy, one only where the user allowed it."""
-    # what allow_tf32 reads too, but without raising when the process mixed torch's old and new switches
-    allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"
-    return "tf32" if dtype != torch.float32 or allowed else "tf32x3"
-
-
-def _dense_last(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def _block(n: int) -> int:
-    """Edge of the tile for n rows: a power of two that the tensor cores take."""
-    return max(16, 1 << (n - 1).bit_length())
+    constants = {"DIM": dim, "BLOCK_D": gpu.tile_edge(dim), "BLOCK_M": _BLOCK_M, "BLOCK_N": plan.rows, "DROPOUT": call.dropout_p > 0}
+    return {**constants, "PRECISION": gpu.product_precision(call.q), **_options(plan)}
 
 
 CLASS = Backend("triton", why_not, {"forward": forward, "backward": backward})

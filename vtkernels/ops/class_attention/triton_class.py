@@ -6,6 +6,8 @@ Heads are padded to a tile that tensor cores take. Sums over tokens belong to on
 import triton
 import triton.language as tl
 
+from vtkernels._core.triton_parts import dropout_keeps, product
+
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
@@ -41,12 +43,10 @@ def store_weights(ptr, values, image, t, head, tokens, HEADS: tl.constexpr):
 
 @triton.jit
 def keep_tile(seed, image, t, head, keep_threshold, keep_factor, HEADS: tl.constexpr):
-    """Dropout's factor: the counter is (token, item low, item high, 0) with item = image * heads + head, as in the reference."""
-    zero = (t[:, None] * 0 + head[None, :] * 0).to(tl.uint32)
+    """Dropout's factor, [tokens, heads]."""
     item = image * HEADS + head.to(tl.int64)
-    low, high = zero + (item & 0xFFFFFFFF).to(tl.uint32)[None, :], zero + (item >> 32).to(tl.uint32)[None, :]
-    word, _, _, _ = tl.philox(seed, zero + t.to(tl.uint32)[:, None], low, high, zero, 10)
-    return tl.where(word < keep_threshold.to(tl.uint32), keep_factor, 0.0)
+    # one element for each token, and items along the other axis
+    return tl.where(dropout_keeps(seed, item[None, :], t[:, None] + head[None, :] * 0, keep_threshold), keep_factor, 0.0)
 
 
 @triton.jit
@@ -64,7 +64,7 @@ def class_attention_scores_kernel(
         c = first + tl.arange(0, BLOCK_C)
         x = token_tile(x_ptr, image, t, c, tokens, stride_b, stride_t, CHANNELS, BLOCK_C)
         rows = head_tile(rows_ptr, image, head, c, HEADS, CHANNELS, BLOCK_C).to(x.dtype)
-        sums = tl.dot(x, tl.trans(rows), sums, input_precision=PRECISION)
+        sums = product(x, rows, PRECISION, sums, TRANSPOSED=True)
     store_weights(scores_ptr, sums, image, t, head, tokens, HEADS)
 
 
@@ -116,7 +116,7 @@ def class_attention_mix_kernel(
         t = first + tl.arange(0, BLOCK_T)
         x = token_tile(x_ptr, image, t, c, tokens, stride_b, stride_t, CHANNELS, BLOCK_C)
         weights = weight_tile(weights_ptr, image, t, head, tokens, 0.0, HEADS).to(x.dtype)
-        sums = tl.dot(tl.trans(weights), x, sums, input_precision=PRECISION)
+        sums = product(tl.trans(weights), x, PRECISION, sums)
     mask = (head < HEADS)[:, None]
     if CHANNELS % BLOCK_C != 0:
         mask = mask & (c < CHANNELS)[None, :]
@@ -180,8 +180,8 @@ def class_attention_tokens_bwd_kernel(
     d_s = weight_tile(d_scores_ptr, image, t, head, tokens, 0.0, HEADS).to(dtype)
     for first in tl.range(0, CHANNELS, BLOCK_C, num_stages=STAGES):
         c = first + tl.arange(0, BLOCK_C)
-        d_x = tl.dot(kept, head_tile(d_mixtures_ptr, image, head, c, HEADS, CHANNELS, BLOCK_C).to(dtype), input_precision=PRECISION)
-        d_x = tl.dot(d_s, head_tile(directions_ptr, image, head, c, HEADS, CHANNELS, BLOCK_C).to(dtype), d_x, input_precision=PRECISION)
+        d_x = product(kept, head_tile(d_mixtures_ptr, image, head, c, HEADS, CHANNELS, BLOCK_C).to(dtype), PRECISION)
+        d_x = product(d_s, head_tile(directions_ptr, image, head, c, HEADS, CHANNELS, BLOCK_C).to(dtype), PRECISION, d_x)
         mask = (t < tokens)[:, None]
         class_mask = (t == 0)[:, None]
         if CHANNELS % BLOCK_C != 0:

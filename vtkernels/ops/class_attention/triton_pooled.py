@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from vtkernels._core.triton_parts import dropout_keeps, product
+
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
@@ -25,17 +27,14 @@ def store_rows(ptr, values, row, d, rows, DIM: tl.constexpr, BLOCK_D: tl.constex
 
 @triton.jit
 def keep_tile(seed, item, query, key, keys, keep_threshold, keep_factor):
-    """Dropout's factor, [queries, keys]: the counter is (query * keys + key, item low, item high, 0), as in the reference."""
-    element = (query[:, None] * keys + key[None, :]).to(tl.uint32)
-    zero = element * 0
-    word, _, _, _ = tl.philox(seed, element, zero + (item & 0xFFFFFFFF).to(tl.uint32), zero + (item >> 32).to(tl.uint32), zero, 10)
-    return tl.where(word < keep_threshold.to(tl.uint32), keep_factor, 0.0)
+    """Dropout's factor, [queries, keys]."""
+    return tl.where(dropout_keeps(seed, item, query[:, None] * keys + key[None, :], keep_threshold), keep_factor, 0.0)
 
 
 @triton.jit
 def score_tile(q, k, key, keys, scale, PRECISION: tl.constexpr):
     """[queries, keys], -inf beyond the last key."""
-    return tl.where((key < keys)[None, :], tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale, float("-inf"))
+    return tl.where((key < keys)[None, :], product(q, k, PRECISION, TRANSPOSED=True) * scale, float("-inf"))
 
 
 @triton.jit(do_not_specialize=["seed", "keep_threshold"])
@@ -66,7 +65,7 @@ def pooled_attention_fwd_kernel(
         if DROPOUT:
             p *= keep_tile(seed, item, query, key, keys, keep_threshold, keep_factor)
         v = row_tile(v_ptr, key, d, keys, v_stride_n, DIM, BLOCK_D)
-        sums = tl.dot(p.to(v.dtype), v, sums * shrink[:, None], input_precision=PRECISION)
+        sums = product(p.to(v.dtype), v, PRECISION, sums * shrink[:, None])
         largest = higher
     inverse = 1.0 / total
     store_rows(out_ptr + item * queries * DIM, (sums * inverse[:, None]).to(out_ptr.dtype.element_ty), query, d, queries, DIM, BLOCK_D)
@@ -82,7 +81,7 @@ def gradient_tile(
     """What the values were weighted with, and the gradient of the scores; [queries, keys]."""
     scores = score_tile(q, k, key, keys, scale, PRECISION)
     p = tl.exp2(tl.fma(scores, LOG2E, -(largest * LOG2E)[:, None])) * inverse[:, None]
-    d_p = tl.dot(d_out, tl.trans(v), input_precision=PRECISION)
+    d_p = product(d_out, v, PRECISION, TRANSPOSED=True)
     kept = p
     if DROPOUT:
         factor = keep_tile(seed, item, query, key, keys, keep_threshold, keep_factor)
@@ -129,7 +128,7 @@ def pooled_attention_bwd_query_kernel(
         k = row_tile(k_ptr, key, d, keys, k_stride_n, DIM, BLOCK_D)
         v = row_tile(v_ptr, key, d, keys, v_stride_n, DIM, BLOCK_D)
         _, d_s = gradient_tile(q, k, v, d_out, mean, largest, inverse, query, key, keys, scale, item, seed, keep_threshold, keep_factor, DROPOUT, PRECISION)
-        sums = tl.dot(d_s.to(k.dtype), k, sums, input_precision=PRECISION)
+        sums = product(d_s.to(k.dtype), k, PRECISION, sums)
     store_rows(d_q_ptr + item * queries * DIM, (sums * scale).to(d_q_ptr.dtype.element_ty), query, d, queries, DIM, BLOCK_D)
 
 
@@ -157,7 +156,7 @@ def pooled_attention_bwd_key_kernel(
             q_ptr, grad_ptr, out_ptr, statistics_ptr, item, items, query, d, queries, q_stride_m, grad_stride_m, DIM, BLOCK_D
         )
         kept, d_s = gradient_tile(q, k, v, d_out, mean, largest, inverse, query, key, keys, scale, item, seed, keep_threshold, keep_factor, DROPOUT, PRECISION)
-        d_v = tl.dot(tl.trans(kept.to(v.dtype)), d_out, d_v, input_precision=PRECISION)
-        d_k = tl.dot(tl.trans(d_s.to(k.dtype)), q, d_k, input_precision=PRECISION)
+        d_v = product(tl.trans(kept.to(v.dtype)), d_out, PRECISION, d_v)
+        d_k = product(tl.trans(d_s.to(k.dtype)), q, PRECISION, d_k)
     store_rows(d_k_ptr + item * keys * DIM, (d_k * scale).to(d_k_ptr.dtype.element_ty), key, d, keys, DIM, BLOCK_D)
     store_rows(d_v_ptr + item * keys * DIM, d_v.to(d_v_ptr.dtype.element_ty), key, d, keys, DIM, BLOCK_D)

@@ -40,7 +40,7 @@ def why_not(phase: str, call: Call) -> str | None:
 def forward(call: Call) -> Tensor:
     from vtkernels.ops.talking_heads_attention.triton_kernels import talking_heads_fwd_kernel as kernel
 
-    qkv = _dense_last(call.qkv)
+    qkv = gpu.dense_last(call.qkv)
     out = torch.empty((*qkv.shape[:2], call.channels), dtype=qkv.dtype, device=qkv.device)
     if not qkv.shape[0]:
         return out
@@ -55,7 +55,7 @@ def forward(call: Call) -> Tensor:
 def backward(call: Call, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     from vtkernels.ops.talking_heads_attention import triton_kernels as kernels
 
-    qkv, grad_out = _dense_last(call.qkv), _dense_last(grad_out)
+    qkv, grad_out = gpu.dense_last(call.qkv), gpu.dense_last(grad_out)
     batch, heads, programs = qkv.shape[0], call.num_heads, _programs(call)
     new = functools.partial(torch.empty, device=qkv.device)
     d_qkv = new(qkv.shape, dtype=qkv.dtype)
@@ -108,25 +108,14 @@ def _constants(call: Call, phase: str = "backward") -> dict[str, Any]:
         "HEAD_DIM": call.head_dim,
         "BLOCK_M": _ROWS,
         "BLOCK_N": plan.columns,
-        "BLOCK_D": max(16, 1 << (call.head_dim - 1).bit_length()),
+        "BLOCK_D": gpu.tile_edge(call.head_dim),
         "DROPOUT": call.dropout_p > 0,
-        "PRECISION": _precision(call.qkv.dtype),
+        "PRECISION": gpu.product_precision(call.qkv),
         "num_warps": plan.num_warps,
         "num_stages": 1,
         # Triton is about to switch the contraction of multiply and add off by default
         "enable_fp_fusion": True,
     }
-
-
-def _precision(dtype: torch.dtype) -> str:
-    """How tensor cores multiply: three TF32 products keep float32's accuracy, one only where the user allowed it."""
-    # what allow_tf32 reads too, but without raising when the process mixed torch's old and new switches
-    allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"
-    return "tf32" if dtype != torch.float32 or allowed else "tf32x3"
-
-
-def _dense_last(x: Tensor) -> Tensor:
-    return x if x.stride(2) == 1 else x.contiguous()
 
 
 BACKEND = Backend("triton", why_not, {"forward": forward, "backward": backward})

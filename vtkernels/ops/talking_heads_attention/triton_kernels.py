@@ -17,6 +17,8 @@ pair of heads; each program writes its sums once, and the launcher adds the prog
 import triton
 import triton.language as tl
 
+from vtkernels._core.triton_parts import dropout_keeps, product
+
 # Below every score, and finite: exp(-inf - LOWEST) is 0 where exp(-inf - -inf) is not a number
 LOWEST = tl.constexpr(-3.4028234e38)
 
@@ -38,7 +40,7 @@ def products(
     for head in tl.static_range(HEADS):
         a = load_rows(a_ptr + head * HEAD_DIM, a_index, a_stride, tokens, HEAD_DIM, BLOCK_D)
         b = load_rows(b_ptr + head * HEAD_DIM, b_index, b_stride, tokens, HEAD_DIM, BLOCK_D)
-        found = found + (tl.dot(a, tl.trans(b), input_precision=PRECISION) * factor,)
+        found = found + (product(a, tl.trans(b), PRECISION) * factor,)
     return found
 
 
@@ -73,24 +75,13 @@ def probabilities(pre_ptr, scores, attended, largest, inverse, GROUP: tl.constex
 
 
 @triton.jit
-def kept(seed, item, query, key, tokens, keep_threshold):
-    """Which weights dropout keeps: the counter is (element, item low, item high, 0), as in the reference."""
-    element = (query * tokens + key).to(tl.uint32)
-    zero = element * 0
-    low = zero + (item & 0xFFFFFFFF).to(tl.uint32)
-    high = zero + (item >> 32).to(tl.uint32)
-    word, _, _, _ = tl.philox(seed, element, low, high, zero, 10)
-    return word < keep_threshold.to(tl.uint32)
-
-
-@triton.jit
 def dropped(values, seed, image, query, key, tokens, keep_threshold, keep_factor, HEADS: tl.constexpr, DROPOUT: tl.constexpr):
     """Each head's tile with dropout applied."""
     found = values
     if DROPOUT:
         found = ()
         for head in tl.static_range(HEADS):
-            keep = kept(seed, image * HEADS + head, query, key, tokens, keep_threshold)
+            keep = dropout_keeps(seed, image * HEADS + head, query * tokens + key, keep_threshold)
             found = found + (tl.where(keep, values[head] * keep_factor, 0.0),)
     return found
 
@@ -179,10 +170,10 @@ def talking_heads_fwd_kernel(
         for head in tl.static_range(HEADS):
             weights = value_weights(post_ptr + zero, post_bias_ptr + zero, p, head, HEADS, POST_BIAS)
             if DROPOUT:
-                keep = kept(seed, image * HEADS + head, query[:, None], key[None, :], tokens, keep_threshold)
+                keep = dropout_keeps(seed, image * HEADS + head, query[:, None] * tokens + key[None, :], keep_threshold)
                 weights = tl.where(keep, weights * keep_factor, 0.0)
             v = load_rows(v_ptr + head * HEAD_DIM, key, stride_n, tokens, HEAD_DIM, BLOCK_D)
-            sums = sums + (tl.dot(weights.to(dtype), v, out[head], input_precision=PRECISION),)
+            sums = sums + (product(weights.to(dtype), v, PRECISION, out[head]),)
         out = sums
     d = tl.arange(0, BLOCK_D)
     out_ptr += image * tokens * CHANNELS
@@ -318,7 +309,7 @@ def talking_heads_bwd_product_kernel(
         for head in tl.static_range(HEADS):
             d_scores = mixed_head(pre_ptr + zero, d_mixed, head, HEADS, True)
             rows = load_rows((q_ptr if KEYS else k_ptr) + head * HEAD_DIM, other, stride_n, tokens, HEAD_DIM, BLOCK_D)
-            new_sums = new_sums + (tl.dot(d_scores.to(dtype), rows, sums[head], input_precision=PRECISION),)
+            new_sums = new_sums + (product(d_scores.to(dtype), rows, PRECISION, sums[head]),)
         sums = new_sums
     d = tl.arange(0, BLOCK_D)
     d_ptr = d_qkv_ptr + image * tokens * (3 * CHANNELS) + (CHANNELS if KEYS else 0)
@@ -396,11 +387,11 @@ def talking_heads_bwd_value_kernel(
         for head in tl.static_range(HEADS):
             weights = value_weights(post_ptr + zero, post_bias_ptr + zero, p, head, HEADS, POST_BIAS)
             if DROPOUT:
-                keep = kept(seed, image * HEADS + head, query[None, :], key[:, None], tokens, keep_threshold)
+                keep = dropout_keeps(seed, image * HEADS + head, query[None, :] * tokens + key[:, None], keep_threshold)
                 weights = tl.where(keep, weights * keep_factor, 0.0)
             # queries beyond the last have rows of zeros here
             grad = load_rows(grad_ptr + head * HEAD_DIM, query, grad_stride_n, tokens, HEAD_DIM, BLOCK_D)
-            new_sums = new_sums + (tl.dot(weights.to(dtype), grad, sums[head], input_precision=PRECISION),)
+            new_sums = new_sums + (product(weights.to(dtype), grad, PRECISION, sums[head]),)
         sums = new_sums
     d = tl.arange(0, BLOCK_D)
     d_ptr = d_qkv_ptr + image * tokens * (3 * CHANNELS) + 2 * CHANNELS

@@ -40,7 +40,7 @@ def why_not(phase: str, call: Call) -> str | None:
 
 
 def forward(call: Call, plan: "Plan | None" = None) -> tuple[Tensor, Tensor]:
-    qkv = _dense_last(call.qkv)
+    qkv = gpu.dense_last(call.qkv)
     out = torch.empty((*qkv.shape[:3], call.channels), dtype=qkv.dtype, device=qkv.device)
     statistics = torch.empty(statistics_shape(call), dtype=torch.float32, device=qkv.device)
     if qkv.shape[0] and statistics.numel():
@@ -51,7 +51,7 @@ def forward(call: Call, plan: "Plan | None" = None) -> tuple[Tensor, Tensor]:
 
 
 def backward(call: Call, grad_out: Tensor, out: Tensor | None, statistics: Tensor, plan: "Plan | None" = None) -> tuple[Tensor | None, ...]:
-    qkv, grad_out = _dense_last(call.qkv), _dense_last(grad_out)
+    qkv, grad_out = gpu.dense_last(call.qkv), gpu.dense_last(grad_out)
     d_qkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     if not qkv.shape[0]:
         return d_qkv, *(None if value is None else torch.zeros(value.shape, dtype=torch.float32, device=qkv.device) for value in call[1:5])
@@ -82,18 +82,21 @@ class Plan(NamedTuple):
 
 def small_plan(phase: str, call: Call) -> Plan:
     """Choices read off the machine code that the static gate builds; the gate holds what they reach."""
-    block, half = _block(call.tokens), call.qkv.dtype != torch.float32
+    block, half = gpu.tile_edge(call.tokens), call.qkv.dtype != torch.float32
     # One warp for each 16 rows of the score tile: more would repeat the softmax, fewer would spill. Rows of 128 and
     # more need the registers of twice as many.
     num_warps = block // 16 * (1 if call.head_dim < 128 else 2)
-    # Resident programs of a multiprocessor with four warps: 4 in the forward, 2 in the backward
-    resident = (4 if phase == "forward" and half else 2) * 4 // num_warps
+    draws, forward = call.dropout_p > 0, phase == "forward"
+    # Resident programs of a multiprocessor with four warps: 2 in the backward, in the forward 4, or 3 where it draws numbers
+    resident = 2 if not (forward and half) else 3 if draws else 4
     # The gather of the position bias would take every register there is; the loop that follows it does not need them
-    bounded = phase == "forward" and half and call.head_dim <= 32 and call.dropout_p == 0 and torch.version.hip is None
-    # Two stages hold up to 80 KiB, which Turing does not have, and their addresses the registers that values of padding need
-    crowded = phase == "backward" and _padding(call) == "value"
+    bounded = forward and half and call.head_dim <= 32 and torch.version.hip is None
+    maxnreg = (168 if draws else 128) if bounded else None
+    # Two stages hold up to 80 KiB, which Turing does not have, and their addresses the registers that values of padding
+    # and drawn numbers need
+    crowded = draws or not forward and _padding(call) == "value"
     fits_twice = call.head_dim <= (64 if half else 32) and not crowded and _shared_memory_limit(call.qkv.device) > 80 * 1024
-    return Plan(_multiprocessors(call.qkv.device) * max(1, resident), num_warps, 2 if fits_twice else 1, 128 if bounded else None)
+    return Plan(_multiprocessors(call.qkv.device) * max(1, resident * 4 // num_warps), num_warps, 2 if fits_twice else 1, maxnreg)
 
 
 def large_plan(phase: str, call: Call) -> Plan:
@@ -111,7 +114,7 @@ def _small_forward(call: Call, plan: Plan, qkv: Tensor, out: Tensor) -> None:
     with gpu.on(qkv.device):
         kernel[grid](
             qkv, out, *_parameters(call, qkv), *_geometry(call, qkv), out.stride(0), *_bias_strides(call), *_scalars(call), share,
-            **_constants(call, qkv), BLOCK_N=_block(call.tokens), STAGES=plan.num_stages, **plan.options,
+            **_constants(call, qkv), BLOCK_N=gpu.tile_edge(call.tokens), STAGES=plan.num_stages, **plan.options,
         )  # fmt: skip
 
 
@@ -121,7 +124,7 @@ def _small_backward(call: Call, plan: Plan, qkv: Tensor, grad_out: Tensor, d_qkv
     items = qkv.shape[0] * call.grid[0] * call.grid[1]
     share = plan.share(items, call.num_heads)
     lanes = -(-items // share)
-    block, heads = _block(call.tokens), call.num_heads
+    block, heads = gpu.tile_edge(call.tokens), call.num_heads
     new = functools.partial(torch.empty, device=qkv.device)
     d_bias = new(lanes, heads, block, block) if _bias_kind(call) != "none" else None
     d_logit_scale = new(lanes, heads) if call.logit_scale is not None else None
@@ -157,14 +160,14 @@ def _rows_forward(call: Call, plan: Plan, qkv: Tensor, out: Tensor, statistics: 
     from vtkernels.ops.window_attention.triton_rows import window_attention_rows_fwd_kernel as kernel
 
     rows, items = 64, qkv.shape[0] * call.grid[0] * call.grid[1]
-    columns = min(128, _block(call.tokens))
+    columns = min(128, gpu.tile_edge(call.tokens))
     tiles, rest = -(-call.tokens // rows), call.tokens - columns
     share = plan.share(items, call.num_heads * tiles)
     constants = {name: value for name, value in _constants(call, qkv).items() if name != "DROPOUT"}
     with gpu.on(qkv.device):
         kernel[(call.num_heads * tiles * -(-items // share),)](
             qkv, out, statistics, *_parameters(call, qkv), *_geometry(call, qkv), out.stride(0), *_bias_strides(call), call.scale, share,
-            **constants, ROWS=rows, COLUMNS=columns, REST=_block(rest) if rest > 0 else 0, STAGES=plan.num_stages, **plan.options,
+            **constants, ROWS=rows, COLUMNS=columns, REST=gpu.tile_edge(rest) if rest > 0 else 0, STAGES=plan.num_stages, **plan.options,
         )  # fmt: skip
 
 
@@ -257,13 +260,13 @@ def _fold_bias(call: Call, d_bias: Tensor) -> Tensor:
 
     d_table = torch.empty(call.bias_table.shape, dtype=torch.float32, device=d_bias.device)
     with gpu.on(d_bias.device):
-        kernel[(d_table.numel(),)](d_bias, d_table, call.num_heads, *d_bias.stride()[:2], *call.window, BLOCK=_power_of_two(call.tokens))
+        kernel[(d_table.numel(),)](d_bias, d_table, call.num_heads, *d_bias.stride()[:2], *call.window, BLOCK=gpu.tile_edge(call.tokens))
     return d_table
 
 
 def _shared_memory(phase: str, call: Call) -> int:
-    """Bytes of the largest kernel, an upper bound read off its builds."""
-    block, width = _block(min(call.tokens, LARGEST_TILE)), _block(call.head_dim)
+    """Bytes of the largest kernel, an upper bound read off its builds for Ampere; newer ones take more, and have it."""
+    block, width = gpu.tile_edge(min(call.tokens, LARGEST_TILE)), gpu.tile_edge(call.head_dim)
     if call.qkv.dtype == torch.float32:
         return 8 * block * (block + width)
     return (8 if phase == "backward" else 6) * block * width
@@ -301,13 +304,13 @@ def _constants(call: Call, *maps: Tensor) -> dict[str, Any]:
         "WINDOW_H": call.window[0],
         "WINDOW_W": call.window[1],
         "HEAD_DIM": call.head_dim,
-        "BLOCK_D": _block(call.head_dim),
+        "BLOCK_D": gpu.tile_edge(call.head_dim),
         "BIAS": _bias_kind(call),
         "COSINE": call.logit_scale is not None,
         "DROPOUT": call.dropout_p > 0,
         "PADDING": _padding(call),
         "WIDE": any(x.shape[1] * x.stride(1) + x.shape[2] * x.stride(2) >= 2**31 for x in maps),
-        "PRECISION": _precision(call.qkv.dtype),
+        "PRECISION": _precision(call),
     }
 
 
@@ -325,24 +328,11 @@ def _padding(call: Call) -> str:
     return "zeros" if call.qkv_bias is None else "value"
 
 
-def _precision(dtype: torch.dtype) -> str:
-    """How tensor cores multiply: three TF32 products keep float32's accuracy, one only where the user allowed it."""
-    # what allow_tf32 reads too, but without raising when the process mixed torch's old and new switches
-    allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"
-    return "tf32" if dtype != torch.float32 or allowed else "tf32x3"
-
-
-def _dense_last(x: Tensor) -> Tensor:
-    return x if x.stride(3) == 1 else x.contiguous()
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
-
-
-def _block(n: int) -> int:
-    """Edge of the tile for n rows: a power of two that the tensor cores take."""
-    return max(16, _power_of_two(n))
+def _precision(call: Call) -> str:
+    precision = gpu.product_precision(call.qkv)
+    # whole windows of wider heads have no room in shared memory for both parts of every operand; Triton makes them one at a time
+    crowded = call.tokens <= LARGEST_TILE and call.head_dim > 32
+    return "tf32x3" if crowded and precision == "split tf32" else precision
 
 
 @functools.cache

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from vtkernels._core.triton_parts import product
+
 # Published weights were trained with a finite mask
 MASK = tl.constexpr(-100.0)
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -104,7 +106,7 @@ def inverse_norm(rows):
 @triton.jit
 def product_scores(q, k, tile, scale, COSINE: tl.constexpr, PRECISION: tl.constexpr):
     """Scores, and the inverse norms of the rows (of use to cosine attention only)."""
-    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    scores = product(q, k, PRECISION, TRANSPOSED=True)
     if COSINE:
         q_inverse, k_inverse = inverse_norm(q.to(tl.float32)), inverse_norm(k.to(tl.float32))
         scores = scores * (q_inverse * scale)[:, None] * k_inverse[None, :] + tile
@@ -144,23 +146,13 @@ def row_statistics(statistics_ptr, item, count, query, TOKENS: tl.constexpr):
 
 
 @triton.jit
-def kept(seed, item, query, key, keep_threshold, TOKENS: tl.constexpr):
-    """Which probabilities dropout keeps: the counter is (element, item low, item high, 0), as in the reference."""
-    element = (query * TOKENS + key).to(tl.uint32)
-    zero = element * 0
-    low = zero + (item & 0xFFFFFFFF).to(tl.uint32)
-    high = zero + (item >> 32).to(tl.uint32)
-    word, _, _, _ = tl.philox(seed, element, low, high, zero, 10)
-    return word < keep_threshold.to(tl.uint32)
-
-
-@triton.jit
 def unit(rows, inverse):
     """Rows divided by their norm, in float32. Cheaper to make anew than to keep."""
     return rows.to(tl.float32) * inverse[:, None]
 
 
 @triton.jit
-def through_normalisation(d_unit, unit_rows, inverse, along):
+def through_normalisation(d_unit, rows, inverse, along):
     """Gradient of rows from that of their unit rows: the part `along` the row vanishes, except where the norm was clamped."""
-    return (d_unit - unit_rows * tl.where(inverse < 1.0 / EPSILON, along, 0.0)[:, None]) * inverse[:, None]
+    vanishing = tl.where(inverse < 1.0 / EPSILON, along * inverse, 0.0)
+    return (d_unit - rows.to(tl.float32) * vanishing[:, None]) * inverse[:, None]

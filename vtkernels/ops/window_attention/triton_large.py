@@ -13,12 +13,12 @@ transposes it), so that neighbouring lanes read neighbouring words of the first-
 import triton
 import triton.language as tl
 
+from vtkernels._core.triton_parts import dropout_keeps, product
 from vtkernels.ops.window_attention.triton_common import (
     LOG2E,
     additive_tile,
     attended_tokens,
     inverse_norm,
-    kept,
     load_rows,
     padded_values,
     product_scores,
@@ -92,8 +92,8 @@ def window_attention_large_fwd_kernel(
         correction = tl.exp2(largest * LOG2E - larger * LOG2E)
         total = total * correction + tl.sum(p, 1)
         if DROPOUT:
-            p = tl.where(kept(seed, item, query[:, None], key[None, :], keep_threshold, TOKENS), p * keep_factor, 0.0)
-        out = tl.dot(p.to(dtype), v, out * correction[:, None], input_precision=PRECISION)
+            p = tl.where(dropout_keeps(seed, item, query[:, None] * TOKENS + key[None, :], keep_threshold), p * keep_factor, 0.0)
+        out = product(p.to(dtype), v, PRECISION, out * correction[:, None])
         largest = larger
 
     out *= (1.0 / total)[:, None]
@@ -154,20 +154,20 @@ def window_attention_large_bwd_query_kernel(
         )
         scores, _, k_inverse = product_scores(q, k, tile, scale, COSINE, PRECISION)
         p = tl.exp2(tl.fma(scores, LOG2E, -shift[:, None])) * factor[:, None]
-        d_p = tl.dot(d_out, tl.trans(v), input_precision=PRECISION)
+        d_p = product(d_out, v, PRECISION, TRANSPOSED=True)
         if DROPOUT:
-            d_p = tl.where(kept(seed, item, query[:, None], key[None, :], keep_threshold, TOKENS), d_p * keep_factor, 0.0)
+            d_p = tl.where(dropout_keeps(seed, item, query[:, None] * TOKENS + key[None, :], keep_threshold), d_p * keep_factor, 0.0)
         d_s = (p * (d_p - delta[:, None])).to(dtype)
         if COSINE:
             k = unit(k, k_inverse).to(dtype)
-        d_q = tl.dot(d_s, k, d_q, input_precision=PRECISION)
+        d_q = product(d_s, k, PRECISION, d_q)
 
     if COSINE:
         q_inverse = inverse_norm(q.to(tl.float32))
         # the sum over keys of dS_ij cos_ij is the product of the unit row and its gradient. Triton 3.6 cannot build the rows' sum for tensor memory.
-        along = tl.sum(unit(q, q_inverse) * d_q, 1)
+        along = tl.sum(q.to(tl.float32) * d_q, 1) * q_inverse
         tl.store(d_logit_scale_ptr + tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), along * plain_scale)
-        d_q = through_normalisation(d_q, unit(q, q_inverse), q_inverse, along)
+        d_q = through_normalisation(d_q, q, q_inverse, along)
     d_q *= scale
     d_offsets = ((y * width + x) * (3 * channels))[:, None] + d[None, :]
     tl.store(d_qkv_ptr + image * d_stride_b + head * HEAD_DIM + d_offsets, d_q.to(dtype), mask=mask)
@@ -225,21 +225,21 @@ def window_attention_large_bwd_key_kernel(
         )
         scores, _, q_inverse = product_scores(k, q, tile, scale, COSINE, PRECISION)
         p = tl.exp2(tl.fma(scores, LOG2E, -shift[None, :])) * factor[None, :]
-        d_p = tl.dot(v, tl.trans(d_out), input_precision=PRECISION)
+        d_p = product(v, d_out, PRECISION, TRANSPOSED=True)
         if DROPOUT:
-            dropped = tl.where(kept(seed, item, query[None, :], key[:, None], keep_threshold, TOKENS), p * keep_factor, 0.0)
+            dropped = tl.where(dropout_keeps(seed, item, query[None, :] * TOKENS + key[:, None], keep_threshold), p * keep_factor, 0.0)
             d_s = dropped * d_p - p * delta[None, :]
         else:
             dropped = p
             d_s = p * (d_p - delta[None, :])
-        d_v = tl.dot(dropped.to(dtype), d_out, d_v, input_precision=PRECISION)
+        d_v = product(dropped.to(dtype), d_out, PRECISION, d_v)
         if COSINE:
             q = unit(q, q_inverse).to(dtype)
-        d_k = tl.dot(d_s.to(dtype), q, d_k, input_precision=PRECISION)
+        d_k = product(d_s.to(dtype), q, PRECISION, d_k)
 
     if COSINE:
         k_inverse = inverse_norm(k.to(tl.float32))
-        d_k = through_normalisation(d_k, unit(k, k_inverse), k_inverse, tl.sum(unit(k, k_inverse) * d_k, 1))
+        d_k = through_normalisation(d_k, k, k_inverse, tl.sum(k.to(tl.float32) * d_k, 1) * k_inverse)
     d_k *= scale
     d_ptr = d_qkv_ptr + image * d_stride_b + head * HEAD_DIM + ((y * width + x) * (3 * channels))[:, None] + d[None, :]
     tl.store(d_ptr + channels, d_k.to(dtype), mask=mask)
@@ -311,9 +311,9 @@ def window_attention_large_bwd_bias_kernel(
             shift, factor = row_statistics(statistics_ptr, item, row_count(batch, windows, heads), query, TOKENS)
             delta = tl.load(delta_ptr + item * TOKENS + query, mask=query < TOKENS, other=0.0)
             scores, _, _ = product_scores(q, k, tile, scale, COSINE, PRECISION)
-            d_p = tl.dot(d_out, tl.trans(v), input_precision=PRECISION)
+            d_p = product(d_out, v, PRECISION, TRANSPOSED=True)
             if DROPOUT:
-                d_p = tl.where(kept(seed, item, query[:, None], key[None, :], keep_threshold, TOKENS), d_p * keep_factor, 0.0)
+                d_p = tl.where(dropout_keeps(seed, item, query[:, None] * TOKENS + key[None, :], keep_threshold), d_p * keep_factor, 0.0)
             d_bias += tl.exp2(tl.fma(scores, LOG2E, -shift[:, None])) * factor[:, None] * (d_p - delta[:, None])
 
     row_length: tl.constexpr = KEY_TILES * COLUMNS

@@ -7,6 +7,7 @@ padding stay in registers. No power of two fits such a row of scores: its keys c
 import triton
 import triton.language as tl
 
+from vtkernels._core.triton_parts import product
 from vtkernels.ops.window_attention.triton_common import (
     LOG2E,
     additive_tile,
@@ -100,11 +101,11 @@ def window_attention_rows_fwd_kernel(
             shift = largest * LOG2E
             p = tl.exp2(tl.fma(scores, LOG2E, -shift[:, None]))
             total = tl.sum(p, 1)
-            out = tl.dot(p.to(dtype), v, input_precision=PRECISION)
+            out = product(p.to(dtype), v, PRECISION)
             if REST:
                 rest_p = tl.exp2(tl.fma(rest_scores, LOG2E, -shift[:, None]))
                 total += tl.sum(rest_p, 1)
-                out = tl.dot(rest_p.to(dtype), rest_v, out, input_precision=PRECISION)
+                out = product(rest_p.to(dtype), rest_v, PRECISION, out)
             out *= (1.0 / total)[:, None]
             tl.store(out_ptr + image * out_stride_b + head * HEAD_DIM + out_offsets, out.to(dtype), mask=q_mask)
             item = (image * windows + window) * heads + head

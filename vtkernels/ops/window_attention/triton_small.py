@@ -8,11 +8,11 @@ and padding are loop invariants, and a shifted, padded, biased window costs what
 import triton
 import triton.language as tl
 
+from vtkernels._core.triton_parts import dropout_keeps, product
 from vtkernels.ops.window_attention.triton_common import (
     LOG2E,
     additive_tile,
     attended_tokens,
-    kept,
     load_rows,
     padded_values,
     product_scores,
@@ -27,6 +27,15 @@ def exponentials(scores):
     """exp(scores - row maximum). One fused multiply-add: rounding the maximum's product shifts a whole row, which cancels."""
     largest = tl.max(scores, 1) * LOG2E
     return tl.exp2(tl.fma(scores, LOG2E, -largest[:, None]))
+
+
+@triton.jit
+def kept_pairs(seed, item, token, keep_threshold, TOKENS: tl.constexpr):
+    """Which probabilities of a window and head dropout keeps."""
+    # plus a zero the compiler cannot see through: it would draw the first of the ten rounds, which no image changes,
+    # once for all, and keep two numbers of each pair in registers
+    first = token * TOKENS + (item >> 62).to(tl.int32)
+    return dropout_keeps(seed, item, first[:, None] + token[None, :], keep_threshold)
 
 
 @triton.jit(do_not_specialize=["seed", "keep_threshold"])
@@ -82,9 +91,9 @@ def window_attention_small_fwd_kernel(
             factor = 1.0 / tl.sum(p, 1)
             if DROPOUT:
                 item = (image * windows + window) * heads + head
-                p = tl.where(kept(seed, item, token[:, None], token[None, :], keep_threshold, TOKENS), p, 0.0)
+                p = tl.where(kept_pairs(seed, item, token, keep_threshold, TOKENS), p, 0.0)
                 factor *= keep_factor
-            out = tl.dot(p.to(dtype), v, input_precision=PRECISION) * factor[:, None]
+            out = product(p.to(dtype), v, PRECISION) * factor[:, None]
             tl.store(out_ptr + image * out_stride_b + head * HEAD_DIM + out_offsets, out.to(dtype), mask=mask)
 
 
@@ -145,48 +154,53 @@ def window_attention_small_bwd_kernel(
             q_ptr = qkv_ptr + image * stride_b + head * HEAD_DIM
             q = load_rows(q_ptr, in_offsets, mask, padding, value_q, PADDING)
             k = load_rows(q_ptr + channels, in_offsets, mask, padding, value_k, PADDING)
-            v = load_rows(q_ptr + 2 * channels, in_offsets, mask, padding, value_v, PADDING)
-            # rows of padded tokens and beyond the window are zero, and so is all they would add to a gradient
-            d_out = tl.load(grad_ptr + image * grad_stride_b + head * HEAD_DIM + grad_offsets, mask=mask, other=0.0)
             scores, q_inverse, k_inverse = product_scores(q, k, tile, scale, COSINE, PRECISION)
+            if COSINE:
+                # operands of two products to come, which wait in shared memory: put there now, while registers are free
+                unit_q, unit_k = unit(q, q_inverse).to(dtype), unit(k, k_inverse).to(dtype)
             p = exponentials(scores)
-            p *= (1.0 / tl.sum(p, 1))[:, None]
+            # what is kept is multiplied by the factor, and where P stands for itself a row's number makes up for it
+            p *= ((keep_factor if DROPOUT else 1.0) / tl.sum(p, 1))[:, None]
             dropped = p
             if DROPOUT:
                 item = (image * windows + window) * heads + head
-                dropped = tl.where(kept(seed, item, token[:, None], token[None, :], keep_threshold, TOKENS), p * keep_factor, 0.0)
-            d_p = tl.dot(d_out, tl.trans(v), input_precision=PRECISION)
+                dropped = tl.where(kept_pairs(seed, item, token, keep_threshold, TOKENS), p, 0.0)
+            # operands as late as they are needed: registers that hold them are missing elsewhere
+            v = load_rows(q_ptr + 2 * channels, in_offsets, mask, padding, value_v, PADDING)
+            # rows of padded tokens and beyond the window are zero, and so is all they would add to a gradient
+            d_out = tl.load(grad_ptr + image * grad_stride_b + head * HEAD_DIM + grad_offsets, mask=mask, other=0.0)
+            d_p = product(d_out, v, PRECISION, TRANSPOSED=True)
             # dS before the product for dV: it frees dP, and the tiles that live on are 16 bits wide
             if DROPOUT:
                 d_p *= dropped
-                d_s = d_p - p * tl.sum(d_p, 1)[:, None]
+                d_s = d_p - p * (tl.sum(d_p, 1) / keep_factor)[:, None]
             else:
                 d_s = p * (d_p - tl.sum(p * d_p, 1)[:, None])
             if BIAS != "none":
                 d_bias += d_s
             d_ptr = d_qkv_ptr + image * d_stride_b + head * HEAD_DIM
-            d_v = tl.dot(tl.trans(dropped.to(dtype)), d_out, input_precision=PRECISION)
+            d_v = product(tl.trans(dropped.to(dtype)), d_out, PRECISION)
             tl.store(d_ptr + 2 * channels + d_offsets, d_v.to(dtype), mask=mask)
             if PADDING == "value":
                 d_value_v += tl.sum(tl.where(padding[:, None], d_v, 0.0), 0)
             d_s = d_s.to(dtype)
             # each gradient is finished and stored before the next product, to free its registers
             if COSINE:
-                d_k = tl.dot(tl.trans(d_s), unit(q, q_inverse).to(dtype), input_precision=PRECISION)
-                d_k = through_normalisation(d_k, unit(k, k_inverse), k_inverse, tl.sum(unit(k, k_inverse) * d_k, 1)) * scale
+                d_k = product(tl.trans(d_s), unit_q, PRECISION)
+                d_k = through_normalisation(d_k, k, k_inverse, tl.sum(k.to(tl.float32) * d_k, 1) * k_inverse) * scale
             else:
-                d_k = tl.dot(tl.trans(d_s), q, input_precision=PRECISION) * scale
+                d_k = product(tl.trans(d_s), q, PRECISION) * scale
             tl.store(d_ptr + channels + d_offsets, d_k.to(dtype), mask=mask)
             if PADDING == "value":
                 d_value_k += tl.sum(tl.where(padding[:, None], d_k, 0.0), 0)
             if COSINE:
-                d_q = tl.dot(d_s, unit(k, k_inverse).to(dtype), input_precision=PRECISION)
+                d_q = product(d_s, unit_k, PRECISION)
                 # the sum over keys of dS_ij cos_ij is the product of the unit row and its gradient
-                along = tl.sum(unit(q, q_inverse) * d_q, 1)
+                along = tl.sum(q.to(tl.float32) * d_q, 1) * q_inverse
                 d_logit_scale += along
-                d_q = through_normalisation(d_q, unit(q, q_inverse), q_inverse, along) * scale
+                d_q = through_normalisation(d_q, q, q_inverse, along) * scale
             else:
-                d_q = tl.dot(d_s, k, input_precision=PRECISION) * scale
+                d_q = product(d_s, k, PRECISION) * scale
             tl.store(d_ptr + d_offsets, d_q.to(dtype), mask=mask)
 
     part = tl.program_id(0).to(tl.int64)

@@ -182,3 +182,13 @@ def test_initial_values_of_glorot():
 def test_impossible_configurations(options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         create_model("swin_nano_patch4_window4_32", **options)
+
+
+def test_simmims_file_has_the_encoder_beside_a_decoder(tmp_path):
+    model = create_model("swin_nano_patch4_window4_32", num_classes=10)
+    state = {f"encoder.{name}": value for name, value in model.state_dict().items() if not name.startswith("head.")}
+    torch.save({"model": state | {"encoder.mask_token": torch.zeros(1, 1, 32), "decoder.0.weight": torch.zeros(3)}}, tmp_path / "simmim.pth")
+    found = create_model("swin_nano_patch4_window4_32", num_classes=10, checkpoint=tmp_path / "simmim.pth")
+    assert found.load_report.missing == ["head.fc.weight", "head.fc.bias"]
+    assert found.load_report.unexpected == ["mask_token"]
+    assert torch.equal(found.norm.weight, model.norm.weight)

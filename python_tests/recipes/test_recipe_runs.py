@@ -73,3 +73,9 @@ def test_all_recipes_are_planned_without_data(name):
 def test_smoke_learns():
     history = build(get_recipe("smoke")).fit()
     assert history.epochs[-1].valid["top1"] > 0.8
+
+
+@pytest.mark.slow
+def test_berts_encoder_learns_without_text():
+    history = build(get_recipe("bert_like")).fit()
+    assert history.epochs[-1].valid["top1"] > 0.5

@@ -7,9 +7,13 @@ A linear layer comes first, of which an update is almost nothing but what surrou
 
 Both sides begin with the same weights and must have had the same losses, to the bit, before anything is timed. The trainer has an observer and
 its usual record of each twentieth update. Nothing is saved or evaluated, which both sides would have to do.
+
+Page faults are counted beside the time: glibc gives the top of its heap back to the system when a backward has freed it, or not, as the blocks
+happen to lie. That falls on either side, differs from epoch to epoch, and is worth some percent of an update; --tuned-malloc keeps the heap.
 """
 
 import argparse
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -149,7 +153,8 @@ def main() -> None:
             result["rows"].append(measure(case, optimizer, options))
             print(line(result["rows"][-1]), flush=True)
     result["seconds"] = round(time.perf_counter() - started, 1)
-    path = report.save(result, options.out, command.file_name(options, "trainer", options.dtype, quick=options.quick), options.device)
+    name = command.file_name(options, "trainer", options.dtype, quick=options.quick, tuned=options.tuned_malloc)
+    path = report.save(result, options.out, name, options.device)
     over = [row["overhead"] for row in result["rows"] if row["name"] != LINEAR]
     if over:
         print(f"\nan update of a model takes {statistics.median(over):.2%} longer (median), {max(over):.2%} at most; the goal is {GOAL:.0%}")
@@ -161,16 +166,29 @@ def measure(case: Case, optimizer: str, options: argparse.Namespace) -> dict:
     bench = Bench(case, optimizer, options.device)
     bench.gate()
     row = {"name": case.model, "optimizer": optimizer, "batch": case.batch, "updates": case.updates}
-    times = command.sampled(bench.sides(), options, row)
+    sides = bench.sides()
+    times = command.sampled(sides, options, row)
     row["ms"] = {name: value / case.updates for name, value in row["ms"].items()}
     row["overhead"] = times.ratio(OURS, BARE) - 1
+    row["faults_per_update"] = {side.name: round(faults(side.run) / case.updates) for side in sides}
     row["us_per_update"] = statistics.median((one[OURS] - one[BARE]) * 1e6 / case.updates for one in times.rounds)
     return row
 
 
+def faults(epoch: Callable[[], None], epochs: int = 3) -> int:
+    """Pages that the system had to give to an epoch, the median of some."""
+    found = []
+    for _ in range(epochs):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        epoch()
+        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return statistics.median(found)
+
+
 def line(row: dict) -> str:
     bare = row["ms"][BARE]
-    return f"{row['name']:30} {row['optimizer']:6} {bare:9.3f} ms an update, {row['overhead']:+7.2%}, {row['us_per_update']:+7.0f} us"
+    pages = " and ".join(str(row["faults_per_update"][name]) for name in (BARE, OURS))
+    return f"{row['name']:30} {row['optimizer']:6} {bare:9.3f} ms an update, {row['overhead']:+7.2%}, {row['us_per_update']:+7.0f} us, {pages} page faults"
 
 
 if __name__ == "__main__":

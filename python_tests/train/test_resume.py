@@ -11,6 +11,7 @@ import pytest
 import torch
 from runs import Losses, assert_same_weights, loader, rich_trainer, sgd, tensors, tiny_task, trainer
 
+import vtkernels as vt
 from vtkernels.train import CheckpointError, Interrupted, Observer
 from vtkernels.train.checkpoint import read
 
@@ -143,6 +144,28 @@ def test_the_place_in_an_epoch_for_other_numbers_of_processes():
         loader(48, 5, rank=0, world=1).load_state_dict(two[0].state_dict())
     with pytest.raises(ValueError, match="samples 48 then and 40 now"):
         loader(40, 8, rank=0, world=1).load_state_dict(two[0].state_dict())
+
+
+def test_the_place_in_two_streams_for_another_number_of_processes():
+    def streams(rank, world):
+        place = {"rank": rank, "world": world}
+        return vt.data.TwoStreams(loader(24, 8 // world, **place), loader(40, 16 // world, **place))
+
+    pairs = [iter(streams(rank, 2)) for rank in range(2)]
+    two = [streams(rank, 2) for rank in range(2)]
+    for each in two:
+        next(iter(each))
+    one = streams(0, 1)
+    one.load_state_dict(two[0].state_dict())
+    for pair in pairs:
+        next(pair)
+    found = list(one)
+    assert len(found) == 2
+    for images, targets in found:
+        parts = [next(pair) for pair in pairs]
+        expected = [torch.cat(column) for column in zip(*(told.split(batch) for batch, told in parts), strict=True)]
+        for some, wanted in zip(targets.split(images), expected, strict=True):
+            assert torch.equal(*(rows[rows[:, 0].argsort()] for rows in (some.flatten(1), wanted.flatten(1))))
 
 
 def test_config_is_kept(tmp_path):

@@ -9,7 +9,7 @@ from runs import CLASSES, Losses, Noise, assert_same_weights, loader, sam, sgd, 
 from torch import nn
 
 import vtkernels as vt
-from vtkernels.train import ClassificationTask, Settings
+from vtkernels.train import ClassificationTask, NonFiniteLoss, Settings
 from vtkernels.train.precision import Precision
 from vtkernels.train.update import Update
 
@@ -222,9 +222,56 @@ def test_deterministic_switch():
         torch.use_deterministic_algorithms(False)
 
 
-def test_esam_is_refused():
-    with pytest.raises(ValueError, match="each sample's"):
-        trainer(None, tiny_task(), lambda module: vt.optim.ESAM(module.parameters(), torch.optim.SGD, lr=0.1))
+def esam(module: nn.Module) -> torch.optim.Optimizer:
+    return vt.optim.ESAM(module.parameters(), torch.optim.SGD, lr=0.05, beta=0.6, gamma=0.5, model=module)
+
+
+def of_each_sample() -> ClassificationTask:
+    return ClassificationTask(tiny_model(), nn.CrossEntropyLoss(reduction="none"))
+
+
+def test_esam_is_the_loop_one_would_write():
+    model, task = tiny_model().train(), of_each_sample()
+    expected, found = esam(model), esam(task)
+    step = update(task, found, clip_norm=0.05)
+    for images, targets in batches(8, 8):
+
+        def losses(chosen, images=images, targets=targets):
+            some = slice(None) if chosen is None else chosen
+            return nn.functional.cross_entropy(model(images[some]), targets[some], reduction="none")
+
+        torch.manual_seed(5)
+        loss = expected.both_passes(losses)
+        nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+        expected.step()
+        torch.manual_seed(5)
+        result = step([(images, targets)], 0.0)
+        assert torch.equal(result.loss, loss) and result.images == 8
+    assert_same_weights(task.model, model)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_esam_trains_and_stops_before_the_weights(precision):
+    seen, task = Losses(), of_each_sample()
+    made = trainer(None, task, esam, observers=[seen], precision=precision)
+    made.precision.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=precision == "float16")
+    before = copy.deepcopy(task.state_dict())
+    made.fit()
+    assert len(seen.curve) == 12 and all(loss < 5 for loss in seen.curve)
+    assert not torch.equal(made.model.head.weight, before["model.head.weight"])
+    weights = copy.deepcopy(task.state_dict())
+    ((images, targets),) = batches(4)
+    with pytest.raises(NonFiniteLoss):
+        made._update([(images * float("inf"), targets)], 0.0)
+    assert all(torch.equal(value, weights[name]) for name, value in task.state_dict().items())
+    assert all(param.requires_grad for param in task.parameters())
+
+
+def test_esam_says_what_it_cannot_do():
+    with pytest.raises(ValueError, match="ESAM must see the samples of an update as one batch in one process, got accumulate 2"):
+        trainer(None, of_each_sample(), esam, accumulate=2)
+    with pytest.raises(ValueError, match="tell the loss of each image to ESAM, got one of the batch; try ClassificationTask"):
+        trainer(None, tiny_task(), esam).fit()
 
 
 @pytest.mark.parametrize("kind", ["ASAM", "GSAM", "LookSAM", "FriendlySAM"])

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+from vtkernels._core import heap
 from vtkernels.cli.fields import changed
 from vtkernels.recipes import Recipe, RecipeError, build, commands, describe_recipe, get_recipe, list_recipes, scaled
 from vtkernels.train import CheckpointError, Interrupted, LoaderDied, NonFiniteLoss, Observer, Trainer, distributed
@@ -89,6 +90,8 @@ def _resume(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _fit(trainer: Trainer) -> int:
+    if trainer.device.type == "cpu":
+        heap.keep()
     history = trainer.fit()
     if trainer.is_main:
         best = history.best

@@ -21,6 +21,7 @@ class Outcome:
         features: what the model's head was given: tokens [B, N, D] or a map [B, D, H, W].
         distilled: logits of the head that learns from a teacher, of models that have one.
         logs: scalars worth looking at, without gradients.
+        losses: of each sample, of which `loss` is the mean; where the task can tell. ESAM chooses samples by them.
     """
 
     loss: Tensor
@@ -28,6 +29,7 @@ class Outcome:
     features: Tensor | None = None
     distilled: Tensor | None = None
     logs: dict[str, Tensor] = field(default_factory=dict)
+    losses: Tensor | None = None
 
 
 class Task(nn.Module):

@@ -31,13 +31,15 @@ class Result(NamedTuple):
 class Update:
     """Forward, backward, clipping and the optimizer's step; the gradient is that of the mean over all samples of the batches.
 
-    An optimizer with a method `perturbed`, such as `vtkernels.optim.SAM`, gets its second pass over the same batches.
+    An optimizer with a method `perturbed`, such as `vtkernels.optim.SAM`, gets its second pass over the same batches; one with `both_passes`,
+    such as `vtkernels.optim.ESAM`, makes both by itself, from the losses of the samples.
     """
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision, settings: Settings):
-        if hasattr(optimizer, "both_passes"):
-            hint = "train with it in a loop of your own, or take SAM with every=2"
-            check.fail("Trainer", "optimizer", "work with the loss of a whole batch", f"{type(optimizer).__name__}, which asks for each sample's", hint)
+        self._chooses_samples = hasattr(optimizer, "both_passes")
+        if self._chooses_samples and (settings.accumulate > 1 or distributed.world() > 1):
+            got = f"accumulate {settings.accumulate} and {distributed.world()} processes"
+            check.fail("Trainer", type(optimizer).__name__, "see the samples of an update as one batch in one process", got, "take SAM with every=2")
         self.module, self.optimizer, self.precision = module, optimizer, precision
         self.clip_norm, self.clip_mode = settings.clip_norm, settings.clip_mode
         model = distributed.bare(module).model
@@ -51,11 +53,14 @@ class Update:
     def __call__(self, batches: list[Batch], epoch: float, measure: bool = False) -> Result:
         """`measure`: the norm of the gradients is wanted even where nothing is clipped."""
         scaler, optimizer = self.precision.scaler, self.optimizer
-        loss, logs = self._pass(batches, epoch)
-        if hasattr(optimizer, "perturbed"):
-            with optimizer.perturbed() as wanted:
-                if wanted:
-                    self._pass(batches, epoch)
+        if self._chooses_samples:
+            loss, logs = self._passes_over_samples(*batches[0], epoch)
+        else:
+            loss, logs = self._pass(batches, epoch)
+            if hasattr(optimizer, "perturbed"):
+                with optimizer.perturbed() as wanted:
+                    if wanted:
+                        self._pass(batches, epoch)
         norm = None
         if self.clip_norm is not None or measure:
             scaler.unscale_(optimizer)
@@ -76,14 +81,34 @@ class Update:
                 loss, told = outcome.loss * share if len(batches) > 1 else outcome.loss, outcome.logs
                 # its logits and features would keep their memory until the end of the backward, which needs it
                 del outcome
-                if self.stops_at_once and not math.isfinite(loss.item()):
-                    self.optimizer.zero_grad()
-                    raise NonFiniteLoss(f"the loss is {loss.item()}")
-                self.precision.scaler.scale(loss).backward()
+                self._backward(loss)
             losses = loss.detach() if losses is None else losses + loss.detach()
             for name, value in told.items():
                 logs[name] = logs.get(name, 0.0) + value * share
         return losses, logs
+
+    def _passes_over_samples(self, images: Tensor, targets: Tensor, epoch: float) -> tuple[Tensor, dict[str, Tensor]]:
+        logs: dict[str, Tensor] = {}
+
+        def losses(chosen: Tensor | None) -> Tensor:
+            some, theirs = (images, targets) if chosen is None else (images[chosen], targets[chosen])
+            with self.precision.forward():
+                outcome = self.module(self._laid_out(some), theirs, epoch)
+            if outcome.losses is None or len(outcome.losses) != len(some):
+                expected = f"tell the loss of each image to {type(self.optimizer).__name__}"
+                got = "one of the batch" if outcome.losses is None else f"{len(outcome.losses)} for {len(some)} images"
+                check.fail("Trainer", "the task", expected, got, 'try ClassificationTask with a criterion of reduction="none"')
+            # those of the first pass
+            logs.update(outcome.logs | logs)
+            return outcome.losses
+
+        return self.optimizer.both_passes(losses, self._backward), logs
+
+    def _backward(self, loss: Tensor) -> None:
+        if self.stops_at_once and not math.isfinite(loss.item()):
+            self.optimizer.zero_grad()
+            raise NonFiniteLoss(f"the loss is {loss.item()}")
+        self.precision.scaler.scale(loss).backward()
 
     def _exchange(self, last: bool) -> contextlib.AbstractContextManager:
         """Processes exchange their gradients in the last backward only."""

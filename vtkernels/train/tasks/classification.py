@@ -16,7 +16,7 @@ class ClassificationTask(Task):
     Args:
         model: images -> logits; of a `vtkernels` model the features come along, which auxiliary losses want.
         criterion: (logits, targets) -> scalar: one of `vtkernels.losses` or of torch, for classes [B] or probabilities [B, K]. With views of
-            each image stacked, [V * B, K] logits meet [B] targets, as `AugMixLoss` takes them.
+            each image stacked, [V * B, K] logits meet [B] targets, as `AugMixLoss` takes them. With reduction="none", the loss is the mean.
         eval_mode: train with the model in evaluation mode, as DeiT does at a higher resolution.
     """
 
@@ -29,7 +29,10 @@ class ClassificationTask(Task):
         logits, features = self._forward_model(images)
         # in training some distilled models answer with a second head's logits
         logits, distilled = logits if isinstance(logits, tuple) else (logits, None)
-        return Outcome(self.criterion(logits.float(), targets), logits, features, distilled)
+        loss = self.criterion(logits.float(), targets)
+        if loss.dim() == 0:
+            return Outcome(loss, logits, features, distilled)
+        return Outcome(loss.mean(), logits, features, distilled, losses=loss)
 
     def evaluate(self, images: Tensor, targets: Any) -> Sums:
         return classification_sums(self._forward_model(images)[0], targets)

@@ -85,6 +85,21 @@ def test_quadratic_has_its_spectrum_and_power_iteration_deflates():
     assert found.largest == pytest.approx(5.0) and found.smallest == pytest.approx(-7.0)
 
 
+def test_millions_of_parameters_are_summed_precisely():
+    # torch's own single precision sums of so many numbers are off by a thousandth
+    scale = torch.full((4_000_000,), 3.0)
+    scale[0] = 300.0
+    run_ = Lanczos(lambda vector: scale * vector, torch.ones(len(scale)), 3)
+    while run_.step():
+        pass
+    assert run_.diagonal[0] == pytest.approx(float(scale.double().mean()), rel=1e-6)
+    iteration = PowerIteration(lambda vector: scale * vector, steps=2, tolerance=0.0)
+    iteration.begin(torch.where(scale > 3, 1.0, 1e-4))
+    while iteration.step():
+        pass
+    assert iteration.values[0] == pytest.approx(300.0, rel=1e-5)
+
+
 @pytest.mark.parametrize("rho", [1e-5, 1e-3, 0.1])
 def test_average_in_a_small_ball_of_a_single_precision_model(rho):
     # the loss is 7.3, whose rounding in single precision is a thousand times what the smallest step raises it by

@@ -169,7 +169,7 @@ class Loss:
             with torch.enable_grad(), self._precise():
                 before = self._loss(images, targets)
                 step = self._flat(torch.autograd.grad(before, self.parameters, materialize_grads=True))
-            norm = step.norm()
+            norm = float(step.double().norm())
             with self.moved(step * (radius / norm) if norm > 0 else step), torch.no_grad(), self._precise():
                 rises += (self._loss(images, targets).double() - before.detach().double()) * len(targets)
         return float(self._summed(rises)) / self.count

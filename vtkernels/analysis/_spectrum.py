@@ -39,12 +39,12 @@ class PowerIteration:
         """One product; False when the eigenvalue is found."""
         vector = _normalised(self._vector)
         for found in self.vectors:
-            vector = vector - torch.dot(vector, found) * found
+            vector = vector - dot(vector, found) * found
         vector = _normalised(vector)
         image = self.product(vector)
         quotients = self.history[-1]
-        quotients.append(float(torch.dot(image, vector)))
-        residual = float((image - quotients[-1] * vector).norm())
+        quotients.append(dot(image, vector))
+        residual = norm(image - quotients[-1] * vector)
         self._vector = _normalised(image)
         exact = residual < self.tolerance * abs(quotients[-1])
         settled = len(quotients) > 1 and abs(quotients[-1] - quotients[-2]) / (abs(quotients[-2]) + 1e-6) < self.tolerance
@@ -57,7 +57,16 @@ class PowerIteration:
 
 
 def _normalised(vector: Tensor) -> Tensor:
-    return vector / (vector.norm() + 1e-6)
+    return vector / (norm(vector) + 1e-6)
+
+
+def norm(vector: Tensor) -> float:
+    return dot(vector, vector) ** 0.5
+
+
+def dot(first: Tensor, second: Tensor) -> float:
+    """In float64: over millions of numbers, single precision would lose more than a power iteration's tolerance."""
+    return float(torch.dot(first.double(), second.double()))
 
 
 class Ritz(NamedTuple):
@@ -85,7 +94,7 @@ class Lanczos:
         self.diagonal: list[float] = []
         self.beside: list[float] = []
         self._basis = start.new_empty(min(steps, start.numel()), start.numel())
-        self._next = start / start.norm()
+        self._next = start / norm(start)
 
     def step(self) -> bool:
         """One product; False when there is nothing more to find."""
@@ -94,15 +103,15 @@ class Lanczos:
             return False
         vector = self._basis[count] = self._next
         image = self.product(vector)
-        self.diagonal.append(float(torch.dot(image, vector)))
+        self.diagonal.append(dot(image, vector))
         basis = self._basis[: count + 1]
-        length = image.norm()
+        length = norm(image)
         for _ in range(2):
             image = image - basis.T @ (basis @ image)
-        rest = float(image.norm())
+        rest = norm(image)
         self.beside.append(rest)
         # what is left is rounding: the starting vector's part of the space is exhausted
-        exhausted = rest <= 10 * torch.finfo(image.dtype).eps * max(float(length), *map(abs, self.diagonal))
+        exhausted = rest <= 10 * torch.finfo(image.dtype).eps * max(length, *map(abs, self.diagonal))
         if exhausted:
             self.beside[-1] = 0.0
         self._next = None if exhausted else image / rest

@@ -13,7 +13,7 @@ from vtkernels._core.check import fail
 from vtkernels.analysis._loss import Criterion, Loss
 from vtkernels.analysis._progress import progress
 from vtkernels.analysis._result import Result
-from vtkernels.analysis._spectrum import Lanczos, PowerIteration, Ritz, density
+from vtkernels.analysis._spectrum import Lanczos, PowerIteration, Ritz, density, dot, norm
 from vtkernels.analysis._subject import SubjectOptions
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _extremes(found: Sharpness, loss: Loss, steps: int, probes: int, wanted: int
     """Extreme eigenvalues and the density; what `found` holds is right after each step. `vectors` gets estimates of the `wanted` first eigenvectors."""
     with progress("sharpness: Lanczos", steps * probes) as bar:
         found.loss = loss.value()
-        found.gradient_norm = float(loss.gradient().norm())
+        found.gradient_norm = norm(loss.gradient())
         for probe in range(probes):
             # signs, so that the first product is one for the trace, too
             run = Lanczos(loss.product, loss.drawn(seed + probe, signs=True), steps)
@@ -260,7 +260,7 @@ def _trace(found: Sharpness, loss: Loss, samples: int, seed: int) -> bool:
     with progress("sharpness: trace", samples) as bar:
         for index in range(samples):
             vector = loss.drawn(seed + 2000 + index, signs=True)
-            estimates.append(float(torch.dot(loss.product(vector), vector)))
+            estimates.append(dot(loss.product(vector), vector))
             bar.advance()
     loss.forget()
     found.trace, found.trace_error = _mean_and_error(estimates)
@@ -272,13 +272,13 @@ def _ball(found: Sharpness, loss: Loss, precise: Loss, rho: float, draws: int, s
     with progress("sharpness: ball", draws + 1) as bar:
         gradient = loss.gradient()
         before = precise.value()
-        found.maximum = _loss_at(precise, gradient * (rho / max(float(gradient.norm()), 1e-12))) - before
+        found.maximum = _loss_at(precise, gradient * (rho / max(norm(gradient), 1e-12))) - before
         found.per_batch = loss.along_own_gradient(rho)
         bar.advance()
         rises: list[float] = []
         for index in range(draws):
             direction = precise.drawn(seed + 3000 + index)
-            step = direction * (rho / direction.norm())
+            step = direction * (rho / norm(direction))
             # opposite steps: the slope cancels, curvature remains
             rises.append(0.5 * (_loss_at(precise, step) + _loss_at(precise, -step)) - before)
             found.average, found.average_error = _mean_and_error(rises)

@@ -108,6 +108,8 @@ def claim(setting: Setting) -> Claim:
         source="arXiv:1912.02781, tables 1, 2 and 4",
         arms=tuple(Arm(name=name, recipe=sized(recipe, setting, augmented=True), measure=measure) for name, recipe in recipes.items()),
         parts=tuple(parts),
+        limits="After so few updates models are less sure than they are right: of seed 0 on clean images, standard 90 % sure and 96 % right, "
+        "AugMix with JSD 84 % and 97 %. Long training makes them too sure, which is what the paper's calibration is about.",
         metric="corruption_error",
         label="mean corruption error (%)",
     )

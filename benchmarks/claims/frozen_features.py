@@ -87,7 +87,7 @@ def claim(setting: Setting) -> Claim:
         says="What a classifier has learnt, left as it is, serves a segmentation head better than random weights do",
         source="what frozen backbones are used for; no figures are published",
         arms=tuple(arms),
-        parts=tuple(more(f"{name}: trained features beat random ones", named(head, "trained"), named(head, "random")) for head, name in HEADS.items()),
+        parts=tuple(more(f"{name}: trained features beat random ones", named(head, "trained"), named(head, "random"), "miou") for head, name in HEADS.items()),
         limits="The rates, and how long classifier and heads learn, were chosen by one run of each on other images.",
         metric="miou",
         label="mean intersection over union (%)",

@@ -39,6 +39,7 @@ def test_results_are_whole(result):
     counts = {max(len(metric["by_seed"]) for metric in arm["metrics"].values()) for arm in result["arms"].values()}
     assert len(counts) == 1
     assert min(counts) >= 3
+    assert all(part.get("count") in counts for part in result["parts"]), "a part whose arms lack its metric"
     (folder,) = (folder for folder, results in DEVICES.items() if result in results)
     assert (folder / f"{result['file']}.png").is_file()
 

@@ -14,7 +14,6 @@ Weight weight(const Tensor& tensor) {
   return {tensor.const_data_ptr(), dtype_of(tensor)};
 }
 WeightGradient weight_gradient(const Tensor& tensor) { return {tensor.mutable_data_ptr(), dtype_of(tensor)}; }
-float* floats(const Tensor& tensor) { return static_cast<float*>(tensor.mutable_data_ptr()); }
 
 ClassAttention class_call(const Tensor& tokens, const Tensor& q_weight, const Tensor& k_weight, const Tensor& v_weight, const MaybeTensor& v_bias,
                           int64_t num_heads, double scale, double dropout_p, int64_t seed, const Tensor& probabilities, const Tensor& queries,
@@ -34,11 +33,11 @@ ClassAttention class_call(const Tensor& tokens, const Tensor& q_weight, const Te
   call.q_weight = weight(q_weight);
   call.k_weight = weight(k_weight);
   call.v_weight = weight(v_weight);
-  call.v_bias = vtk::floats(v_bias);
-  call.probabilities = floats(probabilities);
-  call.queries = floats(queries);
-  call.directions = floats(directions);
-  call.mixtures = floats(mixtures);
+  call.v_bias = floats(v_bias);
+  call.probabilities = mutable_floats(probabilities);
+  call.queries = mutable_floats(queries);
+  call.directions = mutable_floats(directions);
+  call.mixtures = mutable_floats(mixtures);
   return call;
 }
 
@@ -46,7 +45,7 @@ void class_forward(Tensor tokens, Tensor q_weight, Tensor k_weight, Tensor v_wei
                    double dropout_p, int64_t seed, Tensor out, Tensor probabilities, Tensor queries, Tensor directions, Tensor mixtures) {
   ClassAttention call =
       class_call(tokens, q_weight, k_weight, v_weight, v_bias, num_heads, scale, dropout_p, seed, probabilities, queries, directions, mixtures);
-  call.q_bias = vtk::floats(q_bias);
+  call.q_bias = floats(q_bias);
   call.out = out.mutable_data_ptr();
   class_forward_on_chosen_isa(call, torch_parallel());
 }
@@ -63,8 +62,8 @@ void class_backward(Tensor grad_out, Tensor probabilities, Tensor queries, Tenso
   call.d_q_weight = weight_gradient(d_q_weight);
   call.d_k_weight = weight_gradient(d_k_weight);
   call.d_v_weight = weight_gradient(d_v_weight);
-  call.d_q_bias = floats(d_q_bias);
-  call.d_v_bias = floats(d_v_bias);
+  call.d_q_bias = mutable_floats(d_q_bias);
+  call.d_v_bias = mutable_floats(d_v_bias);
   class_backward_on_chosen_isa(call, torch_parallel());
 }
 
@@ -94,7 +93,7 @@ PooledAttention pooled_call(const Tensor& q, const Tensor& k, const Tensor& v, d
 void pooled_forward(Tensor q, Tensor k, Tensor v, double scale, double dropout_p, int64_t seed, Tensor out, Tensor statistics) {
   PooledAttention call = pooled_call(q, k, v, scale, dropout_p, seed);
   call.out = out.mutable_data_ptr();
-  call.statistics = floats(statistics);
+  call.statistics = mutable_floats(statistics);
   pooled_forward_on_chosen_isa(call, torch_parallel());
 }
 

@@ -27,8 +27,16 @@ inline DType dtype_of(const Tensor& tensor) {
   return DType::kFloat32;
 }
 
-inline const float* floats(const MaybeTensor& tensor) { return tensor ? static_cast<const float*>(tensor->const_data_ptr()) : nullptr; }
-inline float* mutable_floats(const MaybeTensor& tensor) { return tensor ? static_cast<float*>(tensor->mutable_data_ptr()) : nullptr; }
+// A buffer of another dtype would be read, or written, past its end.
+inline const Tensor& in_float32(const Tensor& tensor) {
+  STD_TORCH_CHECK(tensor.scalar_type() == torch::headeronly::ScalarType::Float, "the native kernels take this tensor in float32 only");
+  return tensor;
+}
+
+inline const float* floats(const Tensor& tensor) { return static_cast<const float*>(in_float32(tensor).const_data_ptr()); }
+inline float* mutable_floats(const Tensor& tensor) { return static_cast<float*>(in_float32(tensor).mutable_data_ptr()); }
+inline const float* floats(const MaybeTensor& tensor) { return tensor ? floats(*tensor) : nullptr; }
+inline float* mutable_floats(const MaybeTensor& tensor) { return tensor ? mutable_floats(*tensor) : nullptr; }
 
 // torch's own threads, one task at a time
 inline Parallel torch_parallel() {

@@ -30,7 +30,7 @@ void forward(Tensor features, MaybeTensor given, bool is_signed, bool normalize,
   call.seed = static_cast<uint64_t>(seed);
   call.offset = static_cast<uint64_t>(offset);
   call.out = out.mutable_data_ptr();
-  call.targets = static_cast<float*>(targets.mutable_data_ptr());
+  call.targets = mutable_floats(targets);
   call.positions = static_cast<int64_t*>(positions.mutable_data_ptr());
   forward_on_chosen_isa(call, torch_parallel());
 }

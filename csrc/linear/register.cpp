@@ -13,13 +13,10 @@ void slope_on_chosen_isa(const Slope& call, const Parallel& parallel){VTK_DISPAT
 
 Rows rows(const Tensor& tensor) {
   STD_TORCH_CHECK(tensor.dim() == 2 && tensor.stride(1) == 1, "rows must be [tokens, channels] with a dense last dimension");
-  return {static_cast<const float*>(tensor.const_data_ptr()), tensor.stride(0)};
+  return {floats(tensor), tensor.stride(0)};
 }
-Layer layer(const Tensor& weight, const MaybeTensor& bias) {
-  return {weight.size(1), weight.size(0), static_cast<const float*>(weight.const_data_ptr()), floats(bias)};
-}
+Layer layer(const Tensor& weight, const MaybeTensor& bias) { return {weight.size(1), weight.size(0), floats(weight), floats(bias)}; }
 LayerGradient gradient(const MaybeTensor& weight, const MaybeTensor& bias) { return {mutable_floats(weight), mutable_floats(bias)}; }
-float* written(const Tensor& tensor) { return static_cast<float*>(tensor.mutable_data_ptr()); }
 
 void linear_forward(Tensor x, Tensor weight, MaybeTensor bias, int64_t activation, Tensor out, MaybeTensor before) {
   Linear call{};
@@ -27,7 +24,7 @@ void linear_forward(Tensor x, Tensor weight, MaybeTensor bias, int64_t activatio
   call.x = rows(x);
   call.layer = layer(weight, bias);
   call.activation = static_cast<Activation>(activation);
-  call.out = written(out);
+  call.out = mutable_floats(out);
   call.before = mutable_floats(before);
   forward_on_chosen_isa(call, torch_parallel());
 }
@@ -55,7 +52,7 @@ Mlp mlp_call(const Tensor& x, const Tensor& first, const MaybeTensor& first_bias
 
 void mlp_forward(Tensor x, Tensor first, MaybeTensor first_bias, Tensor second, MaybeTensor second_bias, int64_t activation, Tensor out, MaybeTensor hidden) {
   Mlp call = mlp_call(x, first, first_bias, second, second_bias, activation);
-  call.out = written(out);
+  call.out = mutable_floats(out);
   call.hidden = mutable_floats(hidden);
   mlp_forward_on_chosen_isa(call, torch_parallel());
 }
@@ -63,9 +60,10 @@ void mlp_forward(Tensor x, Tensor first, MaybeTensor first_bias, Tensor second, 
 // `hidden` is read only
 void mlp_backward(Tensor grad, Tensor x, Tensor first, Tensor second, Tensor hidden, int64_t activation, MaybeTensor d_hidden, MaybeTensor d_x,
                   MaybeTensor d_first, MaybeTensor d_first_bias, MaybeTensor d_second, MaybeTensor d_second_bias) {
+  STD_TORCH_CHECK(hidden.size(0) == x.size(0) && hidden.size(1) == first.size(0), "hidden must be what the forward kept, one row for each of x");
   Mlp call = mlp_call(x, first, std::nullopt, second, std::nullopt, activation);
   call.grad = rows(grad);
-  call.hidden = const_cast<float*>(static_cast<const float*>(hidden.const_data_ptr()));
+  call.hidden = const_cast<float*>(floats(hidden));
   call.d_hidden = mutable_floats(d_hidden);
   call.d_x = mutable_floats(d_x);
   call.first_gradient = gradient(d_first, d_first_bias);
@@ -74,9 +72,10 @@ void mlp_backward(Tensor grad, Tensor x, Tensor first, Tensor second, Tensor hid
 }
 
 void activation_backward(Tensor grad, Tensor before, int64_t activation, Tensor out) {
+  STD_TORCH_CHECK(before.size(0) == grad.size(0) && before.size(1) == grad.size(1), "before must be what the forward kept, of the gradient's shape");
   Slope call{before.size(0), before.size(1), static_cast<Activation>(activation), rows(grad)};
-  call.before = static_cast<const float*>(before.const_data_ptr());
-  call.out = written(out);
+  call.before = floats(before);
+  call.out = mutable_floats(out);
   slope_on_chosen_isa(call, torch_parallel());
 }
 

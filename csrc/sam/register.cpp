@@ -106,7 +106,7 @@ void sam_perturb(Tensors params, Tensors grads, Tensors backups, MaybeTensor squ
   std::vector<SamItem> items = sam_items(params, grads, adaptive);
   const double total = square_sum ? *static_cast<const double*>(square_sum->const_data_ptr()) : square_sum_of(items, eta, cut);
   const double scale = number(grad_scale, 1.0f);
-  *static_cast<float*>(norm.mutable_data_ptr()) = static_cast<float>(std::sqrt(total) / scale);
+  *mutable_floats(norm) = static_cast<float>(std::sqrt(total) / scale);
   if (!std::isfinite(total) && found_inf) *static_cast<float*>(found_inf->mutable_data_ptr()) = 1.0f;
   if (!std::isfinite(total) || number(found_inf, 0.0f) != 0.0f) return copy_all(backups, params);
   for (size_t i = 0; i < items.size(); ++i) {

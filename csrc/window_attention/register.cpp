@@ -43,7 +43,7 @@ void forward(Tensor qkv, MaybeTensor bias_table, MaybeTensor bias, MaybeTensor l
   WindowAttention call = make_call(qkv, bias_table, bias, logit_scale, qkv_bias, num_heads, window_h, window_w, shift_h, shift_w, scale, mask_padding,
                                    shift_first, dropout_p, seed);
   call.out = out.mutable_data_ptr();
-  call.statistics = statistics.numel() ? static_cast<float*>(statistics.mutable_data_ptr()) : nullptr;
+  call.statistics = statistics.numel() ? mutable_floats(statistics) : nullptr;
   forward_on_chosen_isa(call, torch_parallel());
 }
 

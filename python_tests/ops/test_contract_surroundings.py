@@ -7,7 +7,7 @@ import pytest
 import torch
 from contract import DIFFERENTIABLE, as_function, assert_same, inputs_for, representative_cases
 
-from vtkernels._core import testing
+from vtkernels._core import native, testing
 from vtkernels._core.op import OPS
 
 
@@ -33,6 +33,19 @@ def test_the_default_dtype_is_none_of_the_kernels_business(op, backend, case):
         found = testing.run_case(op, inputs, backend)
     assert {name: value.dtype for name, value in found.items()} == {name: value.dtype for name, value in expected.items()}
     assert_same(found, expected)
+
+
+@pytest.mark.skipif(native.why_missing() is not None, reason="needs the native library")
+def test_native_kernels_refuse_buffers_that_do_not_fit():
+    """Larger ones here: memory past the end of a smaller one would not be ours to write."""
+    wide, x, weight = torch.empty((), dtype=torch.float64), torch.ones(2, 8), torch.ones(8, 8)
+    ops = torch.ops.vtkernels_native
+    with pytest.raises(RuntimeError, match="in float32 only"):
+        ops.jsd.default(torch.zeros(6, 10), None, None, 3, [0.25, 0.25, 0.5], 1.0, 0.0, 0.5, wide, None)
+    with pytest.raises(RuntimeError, match="before must be what the forward kept"):
+        ops.activation_backward.default(x, torch.ones(2, 9), 1, torch.empty(2, 9))
+    with pytest.raises(RuntimeError, match="hidden must be what the forward kept"):
+        ops.mlp_backward.default(x, x, weight, weight, torch.ones(3, 8), 1, torch.empty(3, 8), None, None, None, None, None)
 
 
 @representative_cases(DIFFERENTIABLE)

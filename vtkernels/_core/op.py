@@ -231,8 +231,8 @@ def undispatched(tensors: int, save: Callable[..., None], differentiate: Callabl
 
 _WATCHERS = ("_len_torch_dispatch_stack", "_len_torch_function_stack", "_are_functorch_transforms_active", "_get_tracing_state")
 _ASK_WATCHERS = tuple(getattr(torch._C, name, lambda: True) for name in _WATCHERS)
-# gradients of which autograd takes many at once (`is_grads_batched`): no transform is active, and their class is Tensor
-_of_many = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda tensor: False)
+# of a gradient: whether autograd takes many at once (`is_grads_batched`); then no transform is active, and its class is Tensor
+of_many = getattr(torch._C._functorch, "is_legacy_batchedtensor", lambda tensor: False)
 
 
 def watched(*tensors: torch.Tensor) -> bool:
@@ -245,7 +245,7 @@ def watched(*tensors: torch.Tensor) -> bool:
     for tensor in tensors:
         if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
             return True
-        if tensor.layout is not torch.strided or tensor.is_nested or _of_many(tensor):
+        if tensor.layout is not torch.strided or tensor.is_nested:
             return True
     return False
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vtkernels._core import check, env
-from vtkernels._core.op import Op, define, differentiable, differentiable_again, undispatched, watched
+from vtkernels._core.op import Op, define, differentiable, differentiable_again, of_many, undispatched, watched
 from vtkernels.ops.jsd import reference
 from vtkernels.ops.jsd.common import Call, loss_dtype, loss_shape, target_gradient
 
@@ -234,7 +234,7 @@ def _written_gradient(ctx: Any, grad_loss: Tensor) -> Tensor | None:
     None where there is none, or where the backward must show as an op: to a second differentiation, to a mode that records, or to many gradients at once.
     """
     gradient, ctx.gradient = ctx.gradient, None
-    if gradient is None or torch.is_grad_enabled() or watched(grad_loss):
+    if gradient is None or torch.is_grad_enabled() or type(grad_loss) is not Tensor or torch._C._len_torch_dispatch_stack() or of_many(grad_loss):
         return None
     return gradient if grad_loss.item() == 1.0 else gradient.mul_(grad_loss)
 

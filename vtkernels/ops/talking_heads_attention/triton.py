@@ -57,7 +57,7 @@ def backward(call: Call, grad_out: Tensor) -> tuple[Tensor | None, ...]:
 
     qkv, grad_out = gpu.dense_last(call.qkv), gpu.dense_last(grad_out)
     batch, heads, programs = qkv.shape[0], call.num_heads, _programs(call)
-    new = functools.partial(torch.empty, device=qkv.device)
+    new = functools.partial(torch.empty, dtype=torch.float32, device=qkv.device)
     d_qkv = new(qkv.shape, dtype=qkv.dtype)
     # the sums of each program, added below in a fixed order; a number added to all scores of a row changes no probability
     # heads whose mixing weights' gradients one program sums up: more would spill

@@ -55,7 +55,7 @@ def backward(call: Call, grad_out: Tensor, out: Tensor | None, statistics: Tenso
         return d_qkv, *(None if value is None else torch.zeros(value.shape, dtype=torch.float32, device=qkv.device) for value in call[1:5])
     # one block a multiprocessor
     lanes = max(1, min(qkv.shape[0] * call.grid[0] * call.grid[1], _multiprocessors(qkv.device) // heads))
-    new = functools.partial(torch.empty, device=qkv.device)
+    new = functools.partial(torch.empty, dtype=torch.float32, device=qkv.device)
     d_table = None if table is None else new(lanes, *table.shape)
     # where padded tokens take part, and are what the bias makes them
     padded = qkv_bias is not None and call.padded and not call.mask_padding

@@ -125,7 +125,7 @@ def _small_backward(call: Call, plan: Plan, qkv: Tensor, grad_out: Tensor, d_qkv
     share = plan.share(items, call.num_heads)
     lanes = -(-items // share)
     block, heads = gpu.tile_edge(call.tokens), call.num_heads
-    new = functools.partial(torch.empty, device=qkv.device)
+    new = functools.partial(torch.empty, dtype=torch.float32, device=qkv.device)
     d_bias = new(lanes, heads, block, block) if _bias_kind(call) != "none" else None
     d_logit_scale = new(lanes, heads) if call.logit_scale is not None else None
     d_values = new(lanes, 2 * call.channels) if _padding(call) == "value" else None
@@ -176,7 +176,7 @@ def _large_backward(call: Call, plan: Plan, qkv: Tensor, grad_out: Tensor, out: 
 
     (rows, columns), heads = _large_tile(call), call.num_heads
     programs = _tile_programs(call, rows)
-    new = functools.partial(torch.empty, device=qkv.device)
+    new = functools.partial(torch.empty, dtype=torch.float32, device=qkv.device)
     delta = new(statistics.shape[1:])
     d_logit_scale = new(programs // heads, heads, rows) if call.logit_scale is not None else None
     d_values = new(programs // heads, 2 * call.channels) if _padding(call) == "value" else None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import page
 import report
+import torch
 
 # what a stranger wants to know first stands first; each with the flags of its quick form
 SCRIPTS = {
@@ -36,6 +37,8 @@ def main() -> int:
     parser.add_argument("--page-only", action="store_true", help="measure nothing: a page of the results under --out")
     parser.add_argument("--out", type=Path, default=report.HERE / "out" / "all", help="folder of results and page")
     options = parser.parse_args()
+    if torch.cuda.is_available() and not options.page_only:
+        print("this measures the processor; make gpu-check and make gpu-bench measure the GPU")
     failed = {} if options.page_only else measure(options)
     found = {path: json.loads(path.read_text()) for path in sorted(options.out.rglob("*.json"))}
     # other things are kept beside them

@@ -153,7 +153,8 @@ def _overview(results: list[Result], path: Path) -> bool:
     lines = list(_beside_the_fastest(results))[::-1]
     if not lines:
         return False
-    with figure(path, 10, 1.2 + 0.3 * len(lines)) as drawn:
+    with figure(path, 12, 1.2 + 0.3 * len(lines)) as drawn:
+        drawn.suptitle("Speed beside the fastest peer of each row; in brackets how many rows", fontsize=11)
         axes = drawn.subplots()
         for place, (_, ratios) in enumerate(lines):
             mean = statistics.geometric_mean(ratios)
@@ -161,10 +162,10 @@ def _overview(results: list[Result], path: Path) -> bool:
             axes.plot([min(ratios), max(ratios)], [place, place], color="black", linewidth=1)
             axes.annotate(f"{mean:.2f}x", (max(ratios), place), (4, 0), textcoords="offset points", va="center", fontsize=8)
         axes.set_xscale("log")
-        axes.margins(x=0.1)
+        axes.margins(x=0.1, y=0.01)
         axes.set_yticks(range(len(lines)), [f"{label} ({len(ratios)})" for label, ratios in lines], fontsize=8)
         axes.axvline(1, color="black", linewidth=0.8)
-        axes.set(xlabel="times as fast: mean, worst, best", title="Speed beside the fastest peer of each row (how many rows)")
+        axes.set(xlabel="times as fast: mean, worst and best")
         _plain_numbers(axes.xaxis)
     return True
 

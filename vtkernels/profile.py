@@ -55,10 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     try:
-        if options.device.startswith("cuda") and not torch.cuda.is_available():
-            raise Unfit(f"--device must be one that is here, got {options.device}, and this torch sees no CUDA device; try --device cpu")
         op = _op(options.op)
-        inputs = _inputs(op, options.shape, options.set, DTYPES[options.dtype], torch.device(options.device))
+        inputs = _inputs(op, options.shape, options.set, DTYPES[options.dtype], _here(options.device))
         lines = profile(op.name, inputs, DTYPES[options.dtype], options.rounds)
     except (Unfit, ValueError, TypeError, RuntimeError) as error:
         print(f"vtkernels.profile: {error}", file=sys.stderr)
@@ -90,6 +88,16 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def _here(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise Unfit(f"--device must be cpu or cuda, perhaps with a number, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise Unfit(f"--device must be one that is here, got {name}, and this torch sees no CUDA device; try --device cpu")
+    return device
 
 
 def _op(name: str) -> Op:
@@ -211,7 +219,8 @@ def _show(op: Op, lines: list[Line], auto: str, options: argparse.Namespace) -> 
         if line.reason is not None:
             print(f"{line.backend:12} {line.reason}")
     if ran:
-        print(f"best here: {ran[0].backend}; backend='auto' would run {auto}")
+        best = ran[0].backend
+        print(f"best here: {best}; backend='auto' would run {auto}" + (f", backend='{best}' asks for the faster one" if auto != best else ""))
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ def test_unknown_classes_are_told(arguments, message):
         (["smoke", "--data.normalize", "sett"], "Expected one of"),
         (["smoke", "--train.precision", "half"], "precision must be one of float32, bfloat16, float16"),
         (["smok"], "did you mean smoke"),
+        (["smoke", "--model.name", "vit_nan"], "did you mean vit_nano_patch4_32"),
         (["smoke", "--from", "x.json"], "only one of them"),
         ([], "expected a recipe"),
         (["--from", "nowhere.json"], "must be a recipe.json or a run's folder"),

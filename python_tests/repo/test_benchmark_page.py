@@ -51,7 +51,7 @@ def test_a_page_of_nothing_is_refused(tmp_path):
     assert done.returncode == 1 and "found none" in done.stderr
 
 
-def test_an_interruption_ends_with_a_page_of_what_was_measured(tmp_path, monkeypatch):
+def test_an_interruption_ends_with_a_page_of_what_was_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     script = importlib.import_module("all")
     begun = []
@@ -64,9 +64,12 @@ def test_an_interruption_ends_with_a_page_of_what_was_measured(tmp_path, monkeyp
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(script.subprocess, "run", measure)
+    monkeypatch.setattr(script.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(sys, "argv", ["all.py", "--out", str(tmp_path)])
     assert script.main() == 1
     assert begun == list(script.SCRIPTS)[:2]
+    # nobody shall take the processor's figures for the GPU's
+    assert "make gpu-check" in capsys.readouterr().out
     assert f"{begun[1]} failed: interrupted" in (tmp_path / "page.html").read_text()
 
 

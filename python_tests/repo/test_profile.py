@@ -36,6 +36,7 @@ def test_classes_are_drawn_within_the_logits():
         (["window_attention", "--shape", "1x4x4x12"], "num_heads=3"),
         (["window_attention"], "window_attention needs qkv, "),
         (["window_attention", "--shape", "1x4x4x12", "--device", "cuda:9"], "sees no CUDA device"),
+        (["window_attention", "--shape", "1x4x4x12", "--device", "gpu"], "--device must be cpu or cuda"),
         (["window_attention", "--shape", "1x4xfour"], "8x56x56x288"),
         (["window_attention", "--shape", "1x4x4x12", "bais_table=9x1"], "bias_table"),
         (["window_attention", "--shape", "1x4x4x12", "--set", "num_hedas=2"], "did you mean num_heads"),

@@ -69,7 +69,8 @@ def _find(name: str) -> tuple[type[nn.Module], Variant]:
 
 
 def _nearest(name: str, names: Any) -> str:
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
+    begun = [known for known in sorted(names) if name and known.startswith(name)]
+    near = begun[:3] or difflib.get_close_matches(name, names, n=3, cutoff=0.3)
     return f"the nearest names are {', '.join(near)}" if near else f"it knows {', '.join(sorted(names)[:8])} and others"
 
 

@@ -19,7 +19,8 @@ def refuse(field: str, expected: str, got: Any, hint: str = "") -> NoReturn:
 def nearest(name: str, names: Iterable[str]) -> str:
     """A hint at what was meant."""
     names = sorted(names)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    begun = [known for known in names if name and known.startswith(name)]
+    near = begun[:3] or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names[:12])}{' and others' if len(names) > 12 else ''}"
 
 

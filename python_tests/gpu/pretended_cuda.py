@@ -179,6 +179,7 @@ def main() -> int:
 def _check(program: Any) -> int:
     import gpu_check_sam
     import gpu_correctness
+    import gpu_graph
     import gpu_ops
     import gpu_run
     import peaks
@@ -200,6 +201,8 @@ def _check(program: Any) -> int:
         mock.patch.dict(sam_problem.MODELS, dict.fromkeys(("vit_b", "vit_s", "swin_t"), sam_problem.MODELS["tiny"])),
         mock.patch.object(gpu_check_sam, "MODELS", ("vit_b",)),
         mock.patch.object(gpu_check_sam, "LARGEST_COUNT", 1),
+        # one window of one image, captured and replayed once
+        mock.patch.multiple(gpu_graph, IMAGES=1, EDGE=7, REPLAYS=1),
     ):
         return program.main()
 

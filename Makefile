@@ -26,6 +26,8 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 export VTKERNELS_BUILD ?= cpu
 endif
+# nvcc, where installers leave it off the path
+export PATH := $(PATH):$(or $(CUDA_HOME),/usr/local/cuda)/bin
 NATIVE := build/native/.built
 OTHER_TRITON := build/triton-3.6/.ready
 # tests run in as many processes as there are cores, each with one thread

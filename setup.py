@@ -57,14 +57,8 @@ def known_isas(cxx: str) -> dict[str, str]:
     return {name: flags for name, flags in ISAS.items() if subprocess.run(f"{test} {flags}".split(), capture_output=True).returncode == 0}
 
 
-def nvcc() -> str:
-    """CUDA's compiler: the one on PATH, else where installers put it."""
-    homes = os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"
-    return shutil.which("nvcc") or next((path for home in homes if home and (path := shutil.which("nvcc", path=f"{home}/bin"))), "nvcc")
-
-
 def cuda_sources(mode: str) -> list[Path]:
-    trial = f"{nvcc()} {CUDA_FLAGS} -x cu -c {os.devnull} -o {shlex.quote(str(BUILD / 'trial.o'))}"
+    trial = f"nvcc {CUDA_FLAGS} -x cu -c {os.devnull} -o {shlex.quote(str(BUILD / 'trial.o'))}"
     reason = "nvcc is missing, older than 12.8, or at odds with the C++ compiler" if mode != "cpu" and subprocess.getstatusoutput(trial)[0] else ""
     if mode == "cuda" and reason:
         raise Skip(reason)
@@ -81,9 +75,9 @@ def link(target: str, cxx: str, units: list[tuple[str, Path, str]], libraries: s
     with open(BUILD / f"{target}.ninja", "w") as file:
         graph = Writer(file)
         graph.rule("cxx", f"{cxx} $flags -MMD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc", description="compile $out")
-        graph.rule("nvcc", f"{nvcc()} $flags -MD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc", description="compile $out")
+        graph.rule("nvcc", "nvcc $flags -MD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc", description="compile $out")
         # nvcc knows where its run-time library lies
-        linker = nvcc() if any(source.suffix == ".cu" for _, source, _ in units) else cxx
+        linker = "nvcc" if any(source.suffix == ".cu" for _, source, _ in units) else cxx
         graph.rule("link", f"{linker} -shared $in {libraries} -o $out", description="link $out")
         for name, source, flags in units:
             graph.build(f"{target}.parts/{name}.o", "nvcc" if source.suffix == ".cu" else "cxx", escape_path(str(source)), variables={"flags": flags})

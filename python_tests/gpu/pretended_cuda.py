@@ -3,7 +3,8 @@
 For running programs that were written for a GPU to their end where there is none, with Triton's kernels on its interpreter: which of their
 lines would fail is seen, and whether their results are right; no time means anything. By hand, with a program of benchmarks/:
 
-TRITON_INTERPRET=1 python -m python_tests.gpu.pretended_cuda gpu_check --out /tmp/out
+TRITON_INTERPRET=1 python -m python_tests.gpu.pretended_cuda gpu_check --out FOLDER
+python -m python_tests.gpu.pretended_cuda gpu_models --out FOLDER                      on the CPU's kernels: whole models take the interpreter long
 """
 
 import contextlib
@@ -21,7 +22,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vtkernels._core import testing
+from vtkernels._core import gpu, testing
 from vtkernels._core.testing import BenchCase
 
 NAME = "NVIDIA Pretended"
@@ -164,9 +165,10 @@ def _tensors(tree: Any) -> list[torch.Tensor]:
 
 def main() -> int:
     """A program of benchmarks/, with as little work as shows all its steps."""
-    from python_tests.gpu import interpreter
+    if gpu.interpreted():
+        from python_tests.gpu import interpreter
 
-    interpreter.repair()
+        interpreter.repair()
     sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
     sys.argv = sys.argv[1:]
     program = importlib.import_module(sys.argv[0])
@@ -177,6 +179,7 @@ def main() -> int:
 def _check(program: Any) -> int:
     import gpu_check_sam
     import gpu_correctness
+    import gpu_graph
     import gpu_ops
     import gpu_run
     import peaks
@@ -198,6 +201,8 @@ def _check(program: Any) -> int:
         mock.patch.dict(sam_problem.MODELS, dict.fromkeys(("vit_b", "vit_s", "swin_t"), sam_problem.MODELS["tiny"])),
         mock.patch.object(gpu_check_sam, "MODELS", ("vit_b",)),
         mock.patch.object(gpu_check_sam, "LARGEST_COUNT", 1),
+        # one window of one image, captured and replayed once
+        mock.patch.multiple(gpu_graph, IMAGES=1, EDGE=7, REPLAYS=1),
     ):
         return program.main()
 

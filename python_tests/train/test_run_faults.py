@@ -285,6 +285,16 @@ def test_a_killed_worker(tmp_path):
         assert again.progress.update >= 2
 
 
+def test_a_worker_that_dies_while_its_batch_is_fetched(tmp_path, monkeypatch):
+    def breaks():
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    made = trainer(tmp_path, train=loader(64, 4))
+    monkeypatch.setattr(made, "_groups", breaks)
+    with pytest.raises(LoaderDied, match="a worker of the loader died in epoch 0.*Connection reset.*[Ff]ewer workers.*"):
+        made.fit()
+
+
 def test_an_observer_that_fails_is_left_behind(caplog):
     class Failing(Observer):
         calls = 0

@@ -160,8 +160,9 @@ class Trainer:
             self.run_epoch()
         except NonFiniteLoss as error:
             self._step_back(error)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError) as error:
+            # where a worker dies with a batch on its way, what breaks is the connection to it
+            if "DataLoader worker" not in str(error) and not isinstance(error, ConnectionError):
                 raise
             # noticed between two updates, all that is needed to go on is still here
             if self._between_updates and self.world == 1 and self.files is not None:

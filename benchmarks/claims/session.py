@@ -49,11 +49,13 @@ class Session:
         return results
 
     def known(self, arm: Arm, seed: int) -> Metrics | None:
-        path = self.place(arm, seed) / "result.json"
-        if not path.is_file():
-            return None
-        written = json.loads(path.read_text())
-        return written["metrics"] if placeless(written["of"]) == placeless(self.meaning(arm, seed)) else None
+        """Of this claim, or of one beside it that has trained the same; weights that are kept must be this claim's own."""
+        elsewhere = [] if arm.keep else sorted(self.folder.parent.glob(f"*/{slug(arm.name)}/{seed}/result.json"))
+        meant = bare(self.meaning(arm, seed))
+        for path in [self.place(arm, seed) / "result.json", *elsewhere]:
+            if path.is_file() and bare((written := json.loads(path.read_text()))["of"]) == meant:
+                return written["metrics"]
+        return None
 
     def train(self, arm: Arm, seed: int) -> Metrics:
         recipe, place = self.recipe(arm, seed), self.place(arm, seed)
@@ -105,9 +107,10 @@ class Session:
         return sum(json.loads(path.read_text())["seconds"] for path in self.folder.glob("*/*/result.json"))
 
 
-def placeless(meaning: dict[str, Any]) -> dict[str, Any]:
-    """Without where the teacher's run lies: results may be moved."""
+def bare(meaning: dict[str, Any]) -> dict[str, Any]:
+    """Without the claim's name and where the teacher's run lies: neither changes a result."""
+    recipe = meaning["recipe"] | {"name": None}
     if meaning["teacher"] is None:
-        return meaning
-    recipe = meaning["recipe"]
-    return meaning | {"recipe": recipe | {"task": recipe["task"] | {"teacher": None}, "model": recipe["model"] | {"checkpoint": None}}}
+        return meaning | {"recipe": recipe}
+    places = {"task": recipe["task"] | {"teacher": None}, "model": recipe["model"] | {"checkpoint": None}}
+    return meaning | {"recipe": recipe | places, "teacher": meaning["teacher"] | {"name": None}}

@@ -130,16 +130,24 @@ def few_updates(values=(1.0, 2.0)) -> Claim:
 
 def test_session_goes_on_with_what_is_missing(tmp_path):
     claim, trained = few_updates()
-    assert Session(claim, tmp_path).run([0]) == {"a": {0: {"top1": 1.0}}}
-    again = Session(claim, tmp_path)
+    assert Session(claim, tmp_path / "x").run([0]) == {"a": {0: {"top1": 1.0}}}
+    again = Session(claim, tmp_path / "x")
     assert again.run([0, 1], minutes=0) == {"a": {0: {"top1": 1.0}}}
     assert again.run([0, 1], only="no such arm") == {"a": {0: {"top1": 1.0}}}
     assert again.run([0, 1]) == {"a": {0: {"top1": 1.0}, 1: {"top1": 2.0}}}
     assert trained == [0, 1]
     # another recipe is another run
     changed = replace(claim.arms[0], recipe=replace(claim.arms[0].recipe, data=replace(claim.arms[0].recipe.data, fraction=0.05)))
-    Session(replace(claim, arms=(changed,)), tmp_path).run([0])
+    Session(replace(claim, arms=(changed,)), tmp_path / "x").run([0])
     assert trained == [0, 1, 0]
+
+
+def test_claims_share_what_both_train(tmp_path):
+    claim, trained = few_updates()
+    Session(claim, tmp_path / "x").run([0])
+    other = Session(replace(claim, name="y"), tmp_path / "y")
+    assert other.run([0, 1]) == {"a": {0: {"top1": 1.0}, 1: {"top1": 2.0}}}
+    assert trained == [0, 1] and other.known(replace(claim.arms[0], keep=True), 0) is None
 
 
 def test_students_learn_from_the_teacher_of_their_seed(tmp_path):

@@ -22,6 +22,15 @@ from vtkernels.ops.window_attention import triton as backend
 from vtkernels.ops.window_attention.common import Call
 
 ARCHITECTURES = (80, 90, 100)
+# Kernels of window attention that reach for spilled registers in their loop, and where, under one Triton at least: their budgets hold how often
+SPILLING = {
+    "small_bwd float32 7x7 d32": (80, 90, 100),
+    "small_bwd bfloat16 8x8 d32 cosine": (100,),
+    "small_bwd bfloat16 7x7 d32 dropout": (90, 100),
+    "small_fwd bfloat16 7x7 d32 dropout": (100,),
+    "small_bwd bfloat16 7x7 d32 padded": (100,),
+    "rows_fwd bfloat16 12x12 d32": (100,),
+}
 
 
 @dataclass(frozen=True)
@@ -57,25 +66,23 @@ def cases() -> Iterator[Case]:
 
 def _window_attention() -> Iterator[Case]:
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        half = dtype != torch.float32
         name = f"{str(dtype).removeprefix('torch.')} 7x7 d32"
         for arch in ARCHITECTURES:
             quick = dtype == torch.bfloat16 or arch == 90
-            yield from _of(name, arch, window_call(dtype), quick=quick, strict=half)
+            yield from _of(name, arch, window_call(dtype), quick=quick, strict=True)
     for window, size in ((12, 96), (16, 64), (24, 48)):
         for dtype in (torch.bfloat16, torch.float16, torch.float32):
             name, half = f"{str(dtype).removeprefix('torch.')} {window}x{window} d32", dtype != torch.float32
             for arch in ARCHITECTURES if dtype == torch.bfloat16 or window == 12 and not half else (90,):
                 quick = arch == 90 and dtype == torch.bfloat16 and window == 12
-                yield from _of(name, arch, window_call(dtype, window, size=size), quick=quick, strict=half)
+                yield from _of(name, arch, window_call(dtype, window, size=size), quick=quick, strict=True)
     for arch in ARCHITECTURES:
         yield from _of("bfloat16 16x16 d32 cosine", arch, window_call(torch.bfloat16, window=16, size=64, cosine=True), strict=True)
-        # the normalised rows and the drawn words take more registers than whole rows of scores leave
-        yield from _of("bfloat16 8x8 d32 cosine", arch, window_call(torch.bfloat16, window=8, size=64, cosine=True), strict=False)
-        yield from _of("bfloat16 7x7 d32 dropout", arch, window_call(torch.bfloat16, dropout_p=0.1), strict=False)
+        yield from _of("bfloat16 8x8 d32 cosine", arch, window_call(torch.bfloat16, window=8, size=64, cosine=True), strict=True)
+        yield from _of("bfloat16 7x7 d32 dropout", arch, window_call(torch.bfloat16, dropout_p=0.1), strict=True)
         yield from _of("bfloat16 16x16 d32 dropout", arch, window_call(torch.bfloat16, window=16, size=64, dropout_p=0.1), strict=True)
         yield from _of("bfloat16 8x8 d32", arch, window_call(torch.bfloat16, window=8, size=64), strict=True)
-        yield from _of("bfloat16 7x7 d32 padded", arch, window_call(torch.bfloat16, size=50, qkv_bias=True), strict=False)
+        yield from _of("bfloat16 7x7 d32 padded", arch, window_call(torch.bfloat16, size=50, qkv_bias=True), strict=True)
         yield from _of("bfloat16 7x7 d32 dense", arch, window_call(torch.bfloat16, bias="dense"), strict=True)
     yield from _of("bfloat16 4x4 d32", 90, window_call(torch.bfloat16, window=4), strict=False)
     yield from _of("bfloat16 7x7 d16", 90, window_call(torch.bfloat16, head_dim=16), strict=False)
@@ -134,8 +141,7 @@ def _of(name: str, arch: int, call: Call, strict: bool, quick: bool = False) -> 
         kernel = build.kernel.__name__.removeprefix("_").removeprefix("window_attention_").removesuffix("_kernel")
         if kernel != "fold_bias":
             wide_rows = build.arguments.get("ROWS", 64) == 64
-            # rows of 144 scores take what registers there are, and on sm_100 a few more
-            held = strict and not (kernel == "rows_fwd" and arch == 100)
+            held = strict and arch not in SPILLING.get(f"{kernel} {name}", ())
             yield Case(f"{kernel} {name} sm_{arch}", arch, build, quick, held, wide_rows=wide_rows, work=_work(kernel, call, build.arguments))
 
 

@@ -154,6 +154,9 @@ def window_attention_small_bwd_kernel(
             q_ptr = qkv_ptr + image * stride_b + head * HEAD_DIM
             q = load_rows(q_ptr, in_offsets, mask, padding, value_q, PADDING)
             k = load_rows(q_ptr + channels, in_offsets, mask, padding, value_k, PADDING)
+            v = load_rows(q_ptr + 2 * channels, in_offsets, mask, padding, value_v, PADDING)
+            # rows of padded tokens and beyond the window are zero, and so is all they would add to a gradient
+            d_out = tl.load(grad_ptr + image * grad_stride_b + head * HEAD_DIM + grad_offsets, mask=mask, other=0.0)
             scores, q_inverse, k_inverse = product_scores(q, k, tile, scale, COSINE, PRECISION)
             if COSINE:
                 # operands of two products to come, which wait in shared memory: put there now, while registers are free
@@ -165,10 +168,6 @@ def window_attention_small_bwd_kernel(
             if DROPOUT:
                 item = (image * windows + window) * heads + head
                 dropped = tl.where(kept_pairs(seed, item, token, keep_threshold, TOKENS), p, 0.0)
-            # operands as late as they are needed: registers that hold them are missing elsewhere
-            v = load_rows(q_ptr + 2 * channels, in_offsets, mask, padding, value_v, PADDING)
-            # rows of padded tokens and beyond the window are zero, and so is all they would add to a gradient
-            d_out = tl.load(grad_ptr + image * grad_stride_b + head * HEAD_DIM + grad_offsets, mask=mask, other=0.0)
             d_p = product(d_out, v, PRECISION, TRANSPOSED=True)
             # dS before the product for dV: it frees dP, and the tiles that live on are 16 bits wide
             if DROPOUT:

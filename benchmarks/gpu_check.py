@@ -107,6 +107,7 @@ def time_op(run: Run, comparison: Comparison, limits: peaks.Peaks | None, compil
         row = run.attempt(step, partial(_row, run, comparison, problem, phase, dtype, compiled, limits), seconds, share, patience)
         if row is not None:
             run.result["rows"].append(row)
+            run.save()
     del problem
     free(run.device)
 

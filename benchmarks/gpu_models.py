@@ -94,6 +94,7 @@ def measure(run: Run, models: list[str], modes: list[str], plan: Plan) -> int:
                 if row is not None:
                     run.result["rows"].append(row)
                     run.result["goals"] = goals(run.result["rows"])
+                    run.save()
                     print(_line(row), flush=True)
                 torch.compiler.reset()
                 free(run.device)

@@ -5,26 +5,35 @@ import triton.language as tl
 
 
 @triton.jit
-def _two_parts(x):
-    """x as a sum of two numbers: the nearest that TF32 holds, and the rest, of which TF32 holds all but the last bit.
-
-    Rounded, not cut: the products of two rests, which nobody adds, would have one sign, and add up.
-    """
-    bits = x.to(tl.int32, bitcast=True)
-    high = ((bits + 4096) & -8192).to(tl.float32, bitcast=True)
-    return high, x - high
+def _nearest_tf32(x):
+    return ((x.to(tl.int32, bitcast=True) + 4096) & -8192).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def product(a, b, PRECISION: tl.constexpr, onto=None, TRANSPOSED: tl.constexpr = False):
+def _two_parts(x, EXACT: tl.constexpr):
+    """x as a sum of two numbers: the nearest that TF32 holds, and the rest, of which TF32 holds all but the last bit.
+
+    Rounded, not cut: the products of two rests, which nobody adds, would have one sign, and add up. Of the rest tensor cores cut that bit off, with
+    one sign too, unless EXACT rounds it before.
+    """
+    high = _nearest_tf32(x)
+    low = x - high
+    if EXACT:
+        low = _nearest_tf32(low)
+    return high, low
+
+
+@triton.jit
+def product(a, b, PRECISION: tl.constexpr, onto=None, TRANSPOSED: tl.constexpr = False, EXACT: tl.constexpr = False):
     """a b, or a b^T, added onto what there is.
 
     "split tf32" is what `tl.dot` makes of "tf32x3", except that this looks for infinities in every operand and sum,
     with up to a third of a kernel's instructions. Here infinities become NaN, as in the softmax between the products.
+    EXACT is for products whose errors are added up before they are scores.
     """
     if PRECISION == "split tf32":
-        a_high, a_low = _two_parts(a)
-        b_high, b_low = _two_parts(b)
+        a_high, a_low = _two_parts(a, EXACT)
+        b_high, b_low = _two_parts(b, EXACT)
         # parts first: where b itself is an operand too, they are made once
         if TRANSPOSED:
             b_high, b_low = tl.trans(b_high), tl.trans(b_low)

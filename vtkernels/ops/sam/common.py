@@ -109,7 +109,8 @@ def flat_grads(call: Any) -> list[Tensor]:
 def refuse_shared(op: str, call: Any) -> None:
     """A backup that is its parameter, or a view of it as `param.data` is, would save nothing."""
     for i, (param, backup) in enumerate(zip(call.params, call.backups, strict=True)):
-        if param.data_ptr() == backup.data_ptr() and param.numel():
+        # empty tensors, and those without numbers, lie nowhere
+        if param.data_ptr() == backup.data_ptr() != 0 and param.numel():
             check.fail(op, "backups", "be tensors of their own", f"the memory of params[{i}] as backups[{i}]", "make them with torch.empty_like(param)")
 
 

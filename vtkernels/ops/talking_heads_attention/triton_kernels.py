@@ -40,7 +40,7 @@ def products(
     for head in tl.static_range(HEADS):
         a = load_rows(a_ptr + head * HEAD_DIM, a_index, a_stride, tokens, HEAD_DIM, BLOCK_D)
         b = load_rows(b_ptr + head * HEAD_DIM, b_index, b_stride, tokens, HEAD_DIM, BLOCK_D)
-        found = found + (product(a, tl.trans(b), PRECISION) * factor,)
+        found = found + (product(a, tl.trans(b), PRECISION, EXACT=True) * factor,)
     return found
 
 

@@ -11,7 +11,7 @@ import torch
 def peer(name: str) -> ModuleType:
     """A library to compare with. Where it is missing the test is skipped; CI must have them all."""
     try:
-        _complete_torchvision()
+        complete_torchvision()
         return importlib.import_module(name)
     except Exception as error:
         message = f"the peer {name} cannot be imported: {error}"
@@ -28,7 +28,7 @@ _TORCHVISION_SCHEMAS = (
 _torchvision_library = []
 
 
-def _complete_torchvision() -> None:
+def complete_torchvision() -> None:
     """Let a torchvision whose C++ extension does not fit this torch be imported (timm imports it too): no model needs the extension."""
     try:
         importlib.import_module("torchvision")

@@ -218,6 +218,9 @@ def _models(program: Any) -> int:
     import gpu_run
     import peaks
 
+    from python_tests.optional import complete_torchvision
+
+    complete_torchvision()
     plan = program.Plan
 
     def tiny(*given: Any, **options: Any) -> Any:

@@ -41,7 +41,9 @@ def test_gpu_check_runs_to_its_end(tmp_path):
     assert {(row["op"], row["phase"]) for row in timed} == {(row["op"], phase) for row in timed for phase in ("forward", "backward", "training")}
     assert {row["op"] for row in timed} == {op for op in OPS if "backward" in OPS[op].phases and "triton" in OPS[op].backend_names} - {"jsd_consistency"}
     for row in timed:
-        assert row["refused"] == {} and "vtkernels" in row["device_ms"], row
+        # on a CPU, torch adds up the gradient of a table in bfloat16
+        assert set(row["refused"]) <= {"eager", "timm"} and all("d_table" in reason for reason in row["refused"].values()), row
+        assert "vtkernels" in row["device_ms"], row
         assert row["peak_extra_bytes"] == 1 << 20
     # of window attention's forward and backward
     variants = [row["device_ms"].keys() for row in timed if row["op"] == "window_attention" and row["phase"] != "training"]

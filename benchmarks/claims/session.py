@@ -13,8 +13,8 @@ import torch
 from benchmarks.claims.arms import seeded
 from benchmarks.claims.claim import Arm, Claim, Metrics, by_name
 from benchmarks.report import slug
-from vtkernels.recipes import Distillation, Recipe, build
-from vtkernels.recipes._json import encoded
+from vtkernels.recipes import Distillation, Recipe, RecipeError, build
+from vtkernels.recipes._json import decoded, encoded
 from vtkernels.train import NonFiniteLoss
 
 
@@ -53,7 +53,7 @@ class Session:
         elsewhere = [] if arm.keep else sorted(self.folder.parent.glob(f"*/{slug(arm.name)}/{seed}/result.json"))
         meant = bare(self.meaning(arm, seed))
         for path in [self.place(arm, seed) / "result.json", *elsewhere]:
-            if path.is_file() and bare((written := json.loads(path.read_text()))["of"]) == meant:
+            if path.is_file() and bare(completed((written := json.loads(path.read_text()))["of"])) == meant:
                 return written["metrics"]
         return None
 
@@ -105,6 +105,15 @@ class Session:
     def seconds(self) -> float:
         """Of all runs that are done."""
         return sum(json.loads(path.read_text())["seconds"] for path in self.folder.glob("*/*/result.json"))
+
+
+def completed(meaning: dict[str, Any]) -> dict[str, Any]:
+    """With the defaults of fields that recipes have had only since it was written: a new field's default changes nothing."""
+    try:
+        return {name: encoded(decoded(Recipe, entry, "")) if isinstance(entry, dict) else entry for name, entry in meaning.items()}
+    except RecipeError:
+        # of a field or class that is no more: another recipe
+        return meaning
 
 
 def bare(meaning: dict[str, Any]) -> dict[str, Any]:

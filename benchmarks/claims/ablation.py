@@ -14,7 +14,9 @@ from vtkernels.recipes import SGD, AutoAugment, Classification, PerSamples, get_
 
 BASE = "DeiT"
 # of a run of so few updates, an average over the last ones: DeiT's covers the last twelfth of its training
-TINY_DECAY = 0.96
+TINY_DECAY = 0.985
+# by a third of it the model has hardly learnt
+UPDATES = 810
 
 
 def claim(setting: Setting) -> Claim:
@@ -50,9 +52,12 @@ def claim(setting: Setting) -> Claim:
         source="arXiv:2012.12877, table 8",
         arms=tuple(Arm(name=name, recipe=sized(recipe, setting, augmented=True), measure=accuracy) for name, recipe in recipes.items()),
         parts=tuple(parts),
-        limits="In six epochs strong augmentation slows learning more than it prevents overfitting, and SGD hardly leaves chance.",
+        limits=(
+            "In eighteen epochs strong augmentation slows learning more than it prevents overfitting. "
+            "SGD stays at chance, at rates from 0.005 to 0.15 that were tried on other images, too; without augmentation it learns."
+        ),
     )
 
 
 if __name__ == "__main__":
-    sys.exit(main(claim))
+    sys.exit(main(claim, updates=UPDATES))

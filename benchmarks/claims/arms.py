@@ -40,8 +40,8 @@ def small(recipe: Recipe, setting: Setting, augmented: bool) -> Recipe:
 
 
 def with_quick_start(model: Model) -> Model:
-    """As in the recipe `smoke`: a plain ViT's small initial weights want more updates than there are."""
-    return replace(model, options={"init": "xavier", **model.options}) if model.name.startswith("vit_nano") else model
+    """As in the recipe `smoke`: the small initial weights of ViT and Swin want more updates than there are."""
+    return replace(model, options={"init": "xavier", **model.options}) if model.name.startswith(("vit_nano", "swin_nano")) else model
 
 
 def longer(recipe: Recipe, factor: float) -> Recipe:

@@ -32,6 +32,8 @@ FLAGS = "-std=c++20 -O3 -fPIC -fvisibility=hidden -fno-math-errno"
 CUDA_FLAGS = "-std=c++20 -O3 -t2 -Xcompiler -fPIC,-fvisibility=hidden -gencode 'arch=compute_80,code=[sm_80,sm_86,sm_89,sm_90,sm_100,sm_120,compute_80]'"
 # the stable ABI: one binary for every torch from 2.10 on
 TORCH_FLAGS = "-DTORCH_STABLE_ONLY -DTORCH_TARGET_VERSION=0x020a000000000000"
+# nvcc, where installers leave it off the path
+os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), os.path.join(os.environ.get("CUDA_HOME") or "/usr/local/cuda", "bin")))
 
 
 class Skip(Exception):
@@ -46,15 +48,13 @@ def installed(module: str) -> Path:
 
 
 def compiler() -> str:
-    found = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
-    if not found:
-        raise Skip("no C++ compiler was found; install g++ or set CXX")
-    return found
+    if found := os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++"):
+        return found
+    raise Skip("no C++ compiler was found; install g++ or set CXX")
 
 
 def known_isas(cxx: str) -> dict[str, str]:
-    test = f"{cxx} -fsyntax-only -x c++ {os.devnull}"
-    return {name: flags for name, flags in ISAS.items() if subprocess.run(f"{test} {flags}".split(), capture_output=True).returncode == 0}
+    return {name: flags for name, flags in ISAS.items() if subprocess.getstatusoutput(f"{cxx} -fsyntax-only -x c++ {os.devnull} {flags}")[0] == 0}
 
 
 def cuda_sources(mode: str) -> list[Path]:

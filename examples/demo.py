@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from vtkernels.recipes import Recipe, build, get_recipe
 from vtkernels.train.observers import usual_observers
 from vtkernels.train.precision import Precision
@@ -66,9 +68,13 @@ def seconds_of_updates(recipe: Recipe) -> tuple[float, float]:
 
 
 def seconds_of(update: Update, batch) -> float:
+    # a GPU has only been told what to do when an update returns
+    wait = torch.cuda.synchronize if batch[0].is_cuda else lambda: None
+    wait()
     started = time.perf_counter()
     for _ in range(UPDATES):
         update([batch], epoch=10.0)
+    wait()
     return time.perf_counter() - started
 
 

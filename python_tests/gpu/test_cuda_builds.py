@@ -20,17 +20,19 @@ REGISTERS = {
 }  # fmt: skip
 WALKS = ("sam_perturb_kernel", "sam_restore_kernel", "sgd_step_kernel", "adamw_step_kernel")
 ATOMICS = r"\b(ATOMG?|REDG?)\."
-# `setup.py` builds into a copy of its folder of objects, so that neither that nor the installed library is touched
-BUILD = """
+LOAD = """
 import importlib.util, pathlib, sys, setuptools
 setuptools.setup = lambda **arguments: None
 spec = importlib.util.spec_from_file_location("native_build", "setup.py")
 spec.loader.exec_module(build := importlib.util.module_from_spec(spec))
+"""
+# `setup.py` builds into a copy of its folder of objects, so that neither that nor the installed library is touched
+BUILD = f"""{LOAD}
 build.BUILD = pathlib.Path(sys.argv[1])
 try:
     build.build_kernels("_native.so", "cuda")
 except build.Skip as reason:
-    sys.exit(f"skipped: {reason}")
+    sys.exit(f"skipped: {{reason}}")
 """
 
 
@@ -50,6 +52,16 @@ def build(tmp_path_factory) -> tuple[Path, str]:
         pytest.skip(done.stderr.rpartition("skipped: ")[2].strip())
     assert done.returncode == 0, f"{done.stdout[-5000:]}\n{done.stderr[-5000:]}"
     return folder, done.stdout + done.stderr
+
+
+def test_nvcc_is_found_off_the_path(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nvcc").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "nvcc").chmod(0o755)
+    environment = os.environ | {"PATH": "/usr/bin:/bin", "CUDA_HOME": str(tmp_path)}
+    code = f"{LOAD}\nprint(*build.cuda_sources('cuda'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == sorted(str(path) for path in ROOT.glob("csrc/*/cuda*.cu")), done.stderr
 
 
 def test_no_kernel_spills_or_takes_more_registers_than_it_may(build):

@@ -7,6 +7,7 @@ from peer_models import answer, images, made
 from torch import Tensor, nn
 
 import vtkernels as vt
+from vtkernels.integrations import feed_forward
 
 
 def entry_of(module: nn.Module, name: str = "") -> object:
@@ -66,6 +67,18 @@ def test_replaced_and_the_same(kind, shape):
 def test_compiles_into_one_graph(kind, fresh_compiler):
     module, x = vt.accelerate(KINDS[kind][0]()), torch.randn(5, 16)
     torch.testing.assert_close(torch.compile(module, fullgraph=True, backend="aot_eager")(x), module(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_goes_to_another_device_is_the_librarys_own_in_graphs_too(kind, monkeypatch):
+    module = vt.accelerate(KINDS[kind][0]())
+    for op in ("linear", "mlp"):
+        monkeypatch.setattr(feed_forward, op, lambda *_, **__: pytest.fail("our kernels are for CPUs"))
+    # as a tracer finds it, which asks no module whether it is still the one that was accelerated
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert module.to("meta")(torch.empty(5, 16, device="meta")).shape[0] == 5
+    with pytest.raises(pytest.fail.Exception, match="for CPUs"):
+        module.to_empty(device="cpu")(torch.empty(5, 16))
 
 
 @pytest.mark.parametrize("backend", ["auto", "torch", "reference"])

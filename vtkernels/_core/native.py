@@ -28,13 +28,13 @@ def why_missing() -> str | None:
 
 
 def empty(shape: int | tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-    """torch.empty for a kernel to write to: the kernels know nothing of torch's default dtype, which a caller may have changed."""
-    return torch.empty(shape, dtype=dtype)
+    """torch.empty for a kernel to write to: the kernels know nothing of torch's default dtype and device, which a caller may have changed."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
 
 
 def zeros(shape: int | tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
     """As `empty`."""
-    return torch.zeros(shape, dtype=dtype)
+    return torch.zeros(shape, dtype=dtype, device="cpu")
 
 
 @functools.cache

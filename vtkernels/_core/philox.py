@@ -39,5 +39,5 @@ def keep_threshold(dropout_p: float) -> int:
 
 
 def draw_seed() -> int:
-    """A seed from torch's default generator, for callers who gave none."""
-    return int(torch.randint(2**62, (1,), dtype=torch.int64))
+    """A seed from torch's default generator of the CPU, for callers who gave none; another default device would have to be waited for."""
+    return int(torch.randint(2**62, (1,), dtype=torch.int64, device="cpu"))

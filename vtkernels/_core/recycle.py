@@ -29,7 +29,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, smallest: int = SMALLEST) 
     """torch.empty on the CPU; those of more than `smallest` bytes in recycled memory."""
     size = math.prod(shape) * dtype.itemsize
     if size <= smallest or _private is None or size > env.recycled_megabytes() << 20:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     block = _take(size) or _new(size)
     lease = memoryview(block)
     # not at exit: a tensor may live longer than the pool

@@ -1,4 +1,7 @@
-"""Linear layers and MLPs, on CPUs: there torch's BLAS may be far from what the machine can do. GPUs have theirs."""
+"""Linear layers and MLPs, on CPUs: there torch's BLAS may be far from what the machine can do. GPUs have theirs.
+
+A model that goes to a GPU after it was accelerated computes these by its own code, also where that is compiled.
+"""
 
 from typing import Any
 
@@ -59,6 +62,8 @@ def two_layers(x: Tensor, first: nn.Linear, activation: nn.Module, second: nn.Li
 
 @replaces("linear", parts={"": LINEAR}, sample=linear_sample, example=rows, refuses=refuse_device, variant=lambda layer: layer.bias is None)
 def apply_linear(layer: nn.Linear, x: Tensor, *, backend: str) -> Tensor:
+    if x.device.type != "cpu":
+        return type(layer).forward(layer, x)
     return linear(x, layer.weight, layer.bias, backend=backend)
 
 
@@ -74,6 +79,8 @@ def apply_linear(layer: nn.Linear, x: Tensor, *, backend: str) -> Tensor:
     refuses=lambda half: refuse_mlp(half.dense, half.intermediate_act_fn),
 )
 def huggingface_first_half(half: nn.Module, x: Tensor, *, backend: str) -> Tensor:
+    if x.device.type != "cpu":
+        return type(half).forward(half, x)
     return linear(x, half.dense.weight, half.dense.bias, activation=activation_name(half.intermediate_act_fn), backend=backend)
 
 
@@ -93,7 +100,7 @@ def huggingface_first_half(half: nn.Module, x: Tensor, *, backend: str) -> Tenso
     refuses=lambda block: refuse_mlp(block.fc1, block.act),
 )
 def timm_mlp(block: nn.Module, x: Tensor, *, backend: str) -> Tensor:
-    if rate(block.drop1):
+    if rate(block.drop1) or x.device.type != "cpu":
         return type(block).forward(block, x)
     return block.drop2(two_layers(x, block.fc1, block.act, block.fc2, backend))
 
@@ -112,7 +119,7 @@ def timm_mlp(block: nn.Module, x: Tensor, *, backend: str) -> Tensor:
     refuses=lambda block: refuse_mlp(block.fc1, block.act),
 )
 def official_mlp(block: nn.Module, x: Tensor, *, backend: str) -> Tensor:
-    if rate(block.drop):
+    if rate(block.drop) or x.device.type != "cpu":
         return type(block).forward(block, x)
     return two_layers(x, block.fc1, block.act, block.fc2, backend)
 
@@ -132,7 +139,7 @@ def official_mlp(block: nn.Module, x: Tensor, *, backend: str) -> Tensor:
     refuses=lambda block: refuse_mlp(block[0], block[1]),
 )
 def torchvision_mlp(block: nn.Sequential, x: Tensor, *, backend: str) -> Tensor:
-    if rate(block[2]):
+    if rate(block[2]) or x.device.type != "cpu":
         return type(block).forward(block, x)
     return block[4](two_layers(x, block[0], block[1], block[3], backend))
 
@@ -150,4 +157,6 @@ def torchvision_mlp(block: nn.Sequential, x: Tensor, *, backend: str) -> Tensor:
     refuses=lambda block: refuse_mlp(block.fc1, block.activation_fn),
 )
 def huggingface_mlp(block: nn.Module, x: Tensor, *, backend: str) -> Tensor:
+    if x.device.type != "cpu":
+        return type(block).forward(block, x)
     return two_layers(x, block.fc1, block.activation_fn, block.fc2, backend)

@@ -296,7 +296,7 @@ class Noisy(_Around):
     def _noise(self, t: int) -> float:
         generator = torch.Generator().manual_seed(self.seed + t)
         while True:
-            noise = torch.randn(1, generator=generator).item()
+            noise = torch.randn(1, generator=generator, device="cpu").item()
             if abs(noise) < self.limit:
                 return noise
 

@@ -77,6 +77,9 @@ class Trainer:
             self._refuse_what_needs_a_metric()
         self.train_loader, self.valid_loader = train_loader, valid_loader
         self.device = device or distributed.this_device()
+        if self.device.type == "cuda" and self.device.index is not None:
+            # random numbers are saved and replayed of the current one
+            torch.cuda.set_device(self.device)
         self.rank, self.world = distributed.rank(), distributed.world()
         if self.settings.deterministic:
             be_deterministic()

@@ -120,7 +120,7 @@ def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def _refuse_outside(call: Call) -> None:
     _, height, width, _ = call.features.shape
-    size = torch.tensor([height, width, height, width])
+    size = torch.tensor([height, width, height, width], device="cpu")
     outside = (call.positions < 0) | (call.positions >= size)
     if outside.any():
         image, pair, _ = outside.nonzero()[0].tolist()

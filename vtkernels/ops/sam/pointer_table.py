@@ -27,6 +27,9 @@ ALIGNED = 4
 MARKED = 8
 
 _RESERVED_WORDS = 1 << 17
+# what a captured step of two tables is to find there, of the largest one made so far
+_RESERVED_TABLES = 8
+_largest = 0
 _reserve: list[Tensor] = []
 _captured: list[tuple[Tensor, Tensor]] = []
 
@@ -100,18 +103,21 @@ def _made(
 
 @functools.lru_cache(maxsize=32)
 def chunk_map(sizes: tuple[int, ...]) -> Tensor:
-    counts = torch.tensor([-(-size // CHUNK) for size in sizes])
-    tensor = torch.repeat_interleave(torch.arange(len(sizes)), counts)
-    number = torch.arange(len(tensor)) - (counts.cumsum(0) - counts)[tensor]
+    # made here whatever torch's default device is
+    counts = torch.tensor([-(-size // CHUNK) for size in sizes], device="cpu")
+    tensor = torch.repeat_interleave(torch.arange(len(sizes), device="cpu"), counts)
+    number = torch.arange(len(tensor), device="cpu") - (counts.cumsum(0) - counts)[tensor]
     return (tensor << 32) | number
 
 
 def upload(words: Tensor, device: torch.device) -> Tensor:
     """One copy, which nothing waits for."""
+    global _largest
+    _largest = max(_largest, words.numel())
     if device.type != "cuda":
         return words.to(device)
     capturing = torch.cuda.is_current_stream_capturing()
-    pinned = _from_reserve(words.numel()) if capturing else torch.empty(words.shape, dtype=words.dtype, pin_memory=True)
+    pinned = _from_reserve(words.numel()) if capturing else _pinned(words.numel())
     there = pinned.copy_(words).to(device, non_blocking=True)
     if capturing:
         _captured.append((pinned, there))
@@ -120,8 +126,13 @@ def upload(words: Tensor, device: torch.device) -> Tensor:
 
 def _keep_reserve() -> None:
     """Pinned memory for tables made during a capture, when none can be allocated."""
-    if not _reserve or _reserve[0].numel() < _RESERVED_WORDS // 2:
-        _reserve[:] = [torch.empty(_RESERVED_WORDS, dtype=torch.int64, pin_memory=True)]
+    wanted = max(_RESERVED_WORDS, _RESERVED_TABLES * _largest)
+    if not _reserve or _reserve[0].numel() < wanted // 2:
+        _reserve[:] = [_pinned(wanted)]
+
+
+def _pinned(count: int) -> Tensor:
+    return torch.empty(count, dtype=torch.int64, device="cpu", pin_memory=True)
 
 
 def _from_reserve(count: int) -> Tensor:

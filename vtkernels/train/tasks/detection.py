@@ -1,6 +1,5 @@
 """Objects with their boxes."""
 
-import itertools
 from typing import Any
 
 import torch
@@ -40,7 +39,8 @@ class DetectionTask(Task):
     def losses(self, cells: Cells, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         answers = [assign(cells.centers, cells.strides, target) for target in targets]
         labels, distances = torch.stack([own for own, _ in answers]), torch.stack([own for _, own in answers])
-        inside = labels >= 0
+        # by their places: each look at a mask would wait for the device
+        inside = (labels >= 0).nonzero(as_tuple=True)
         wanted, found = distances[inside], cells.distances[inside]
         centerness = centerness_of(wanted)
         boxes = [torch.cat([-sides[:, :2], sides[:, 2:]], dim=1) for sides in (found, wanted)]
@@ -49,7 +49,7 @@ class DetectionTask(Task):
         return {
             "classes": sigmoid_focal_loss(cells.logits.flatten(0, 1), labels.flatten(), gamma=self.gamma, alpha=self.alpha),
             "boxes": overlap.sum() / centerness.sum().clamp(min=1e-6),
-            "centerness": central / inside.sum().clamp(min=1),
+            "centerness": central / max(len(wanted), 1),
         }
 
     def evaluate(self, images: Tensor, targets: Any) -> Sums:
@@ -84,11 +84,11 @@ def assign(centers: Tensor, strides: Tensor, target: dict[str, Tensor]) -> tuple
     inside = sides.amin(dim=2) > 0
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     near = (centers[:, None] - middle[None]).abs().amax(dim=2) < RADIUS * strides[:, None]
-    levels = sorted(set(strides.tolist()))
-    least = torch.zeros_like(strides)
-    for finer, own in itertools.pairwise(levels):
-        least[strides == own] = 8 * finer
-    most = torch.where(strides == levels[-1], torch.inf, 8 * strides)
+    # of the next finer level, whichever there are
+    ordered = strides.sort().values
+    place = torch.searchsorted(ordered, strides)
+    least = torch.where(place > 0, 8 * ordered[(place - 1).clamp(min=0)], 0.0)
+    most = torch.where(strides == ordered[-1], torch.inf, 8 * strides)
     farthest = sides.amax(dim=2)
     suits = (farthest > least[:, None]) & (farthest <= most[:, None])
     areas = box_areas(boxes)[None].where(inside & near & suits & ~spared, torch.inf)
@@ -105,7 +105,7 @@ def centerness_of(distances: Tensor) -> Tensor:
 
 def _spared(target: dict[str, Tensor]) -> Tensor:
     marks = [target[name].bool() for name in ("crowd", "difficult") if name in target]
-    return torch.stack(marks).any(dim=0) if marks else torch.zeros(len(target["labels"]), dtype=torch.bool)
+    return torch.stack(marks).any(dim=0) if marks else torch.zeros_like(target["labels"], dtype=torch.bool)
 
 
 def check_targets(images: Tensor, targets: Any, num_classes: int) -> None:
@@ -124,6 +124,12 @@ def check_targets(images: Tensor, targets: Any, num_classes: int) -> None:
         boxes, labels = target["boxes"], target["labels"]
         if boxes.dim() != 2 or boxes.shape != (len(labels), 4):
             check.fail(told, f"boxes of image {number}", f"have shape [{len(labels)}, 4]", list(boxes.shape), "an image without objects has shape [0, 4]")
+    counts = [len(target["labels"]) for target in targets]
+    if not any(counts):
+        return
+    # the values come from the device at once, not image by image
+    all_boxes, all_labels = (torch.cat([target[name] for target in targets]).cpu().split(counts) for name in ("boxes", "labels"))
+    for number, (boxes, labels) in enumerate(zip(all_boxes, all_labels, strict=True)):
         if not len(boxes):
             continue
         if not 0 <= labels.min() <= labels.max() < num_classes:

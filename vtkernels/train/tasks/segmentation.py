@@ -68,7 +68,9 @@ class SegmentationTask(Task):
             check.fail("SegmentationTask", "targets", f"be maps of classes {shape}", got, "transform images and masks together, see vtkernels.data.joint")
         if targets.is_floating_point():
             check.fail("SegmentationTask", "targets", "be whole numbers", targets.dtype, "probabilities have no place here", TypeError)
-        counted = targets[targets != self.ignore]
-        if counted.numel() and not 0 <= counted.min() <= counted.max() < self.model.num_classes:
+        counted = targets.long()
+        # one look, for which the host waits where they are on a GPU
+        if ((counted != self.ignore) & ((counted < 0) | (counted >= self.model.num_classes))).any():
+            counted = counted[counted != self.ignore]
             hint = f"pixels that do not count are {self.ignore}; does num_classes count the ground?"
             check.fail("SegmentationTask", "targets", f"lie in 0..{self.model.num_classes - 1}", f"{counted.min()}..{counted.max()}", hint)

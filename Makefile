@@ -64,7 +64,7 @@ docs: $(READY)
 
 # what the sources claim, tested by training; docs/claims.md has the cost of each. Stopped, the same command goes on where it was.
 # CLAIMS="sam drloc" picks some, CLAIM_ARGS="--seeds 10", "--minutes 30" or "--scale full --path FOLDER" are passed on
-CLAIMS ?= distillation data_hunger drloc sam augmix ablation depth noisy_student frozen_features frozen_swin_t
+CLAIMS ?= distillation data_hunger drloc sam augmix ablation depth noisy_student frozen_features
 claims: $(NATIVE)
 	$(foreach claim,$(CLAIMS),$(PY) -m benchmarks.claims.$(claim) $(CLAIM_ARGS) &&) $(PY) -m benchmarks.claims.table
 

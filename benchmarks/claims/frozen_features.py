@@ -48,17 +48,17 @@ def classifier(setting: Setting) -> Recipe:
     )
 
 
-def segmentation(setting: Setting, head: str, trunk: Recipe) -> Recipe:
-    """On the frozen trunk of a classifier."""
+def segmentation(setting: Setting, head: str) -> Recipe:
+    """With a frozen trunk."""
     if setting.scale == "full":
         recipe = get_recipe("ade20k_upernet")
         recipe = replace(recipe, data=replace(recipe.data, path=setting.path), train=replace(recipe.train, eval_every=10**6))
     else:
-        recipe = get_recipe("shapes_segmentation")
+        recipe, whole = get_recipe("shapes_segmentation"), classifier(setting)
         epochs = epochs_of(HEAD_SHARE * setting.updates)
         recipe = replace(
             recipe,
-            model=trunk.model,
+            model=whole.model,
             data=replace(recipe.data, size=32, batch_size=BATCH, options={"task": "segmentation", "objects": 1, "count": IMAGES}),
             augment=replace(recipe.augment, shortest=(32, 32)),
             task=replace(recipe.task, auxiliary=0.0),
@@ -75,7 +75,7 @@ def claim(setting: Setting) -> Claim:
     if setting.scale == "tiny":
         arms.append(Arm(name=CLASSIFIER, recipe=classifier(setting), measure=accuracy, keep=True))
     for head in HEADS:
-        recipe = segmentation(setting, head, classifier(setting))
+        recipe = segmentation(setting, head)
         trained = recipe
         if setting.scale == "full":
             trained, begins = replace(recipe, model=replace(recipe.model, checkpoint=PRETRAINED)), {}

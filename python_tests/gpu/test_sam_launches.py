@@ -74,6 +74,17 @@ def test_tables_of_captured_graphs_never_share_memory(monkeypatch: pytest.Monkey
         pointer_table._from_reserve(1)
 
 
+def test_a_step_of_the_largest_model_can_be_captured_after_the_first(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pointer_table, "_reserve", [])
+    monkeypatch.setattr(pointer_table, "_pinned", lambda words: torch.empty(words, dtype=torch.int64))
+    # chunks of 2 billion parameters
+    words = 2**31 // pointer_table.CHUNK
+    pointer_table._keep_reserve(1000)
+    pointer_table._keep_reserve(words)
+    for _ in range(4):
+        assert pointer_table._from_reserve(words).numel() == words
+
+
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A pretended GPU, with triton and a native library with CUDA kernels, all of which a test may take away."""

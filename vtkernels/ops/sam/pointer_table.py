@@ -69,9 +69,10 @@ def pointer_table(
         if torch.cuda.is_current_stream_capturing():
             # a graph copies the table anew in each replay, from where it lies now: nobody may write there, ever
             return _made.__wrapped__(0, *arguments)
-        _keep_reserve()
         # memory of one stream is not to be read on another without waiting
-        return _made(torch.cuda.current_stream().cuda_stream, *arguments)
+        table = _made(torch.cuda.current_stream().cuda_stream, *arguments)
+        _keep_reserve(table.words.numel())
+        return table
 
 
 @functools.lru_cache(maxsize=32)
@@ -111,17 +112,22 @@ def upload(words: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return words.to(device)
     capturing = torch.cuda.is_current_stream_capturing()
-    pinned = _from_reserve(words.numel()) if capturing else torch.empty(words.shape, dtype=words.dtype, pin_memory=True)
+    pinned = _from_reserve(words.numel()) if capturing else _pinned(words.numel())
     there = pinned.copy_(words).to(device, non_blocking=True)
     if capturing:
         _captured.append((pinned, there))
     return there
 
 
-def _keep_reserve() -> None:
-    """Pinned memory for tables made during a capture, when none can be allocated."""
-    if not _reserve or _reserve[0].numel() < _RESERVED_WORDS // 2:
-        _reserve[:] = [torch.empty(_RESERVED_WORDS, dtype=torch.int64, pin_memory=True)]
+def _keep_reserve(words: int) -> None:
+    """Pinned memory for tables made during a capture, when none can be allocated: at least for some as long as this one."""
+    wanted = max(_RESERVED_WORDS, 8 * words)
+    if not _reserve or _reserve[0].numel() < wanted // 2:
+        _reserve[:] = [_pinned(wanted)]
+
+
+def _pinned(words: int) -> Tensor:
+    return torch.empty(words, dtype=torch.int64, pin_memory=True)
 
 
 def _from_reserve(count: int) -> Tensor:

@@ -91,8 +91,10 @@ class Problem:
         self.shape = Shape(batch, size, channels3 // 3, inputs["num_heads"], inputs["window_size"], inputs["shift_size"])
         # 25 times Swin's initial values: a bias that is forgotten must show in half precision too
         self.table = torch.nn.Parameter((25.0 * inputs["bias_table"]).to(dtype))
-        generator = torch.Generator().manual_seed(0)
-        self.x, self.grad_out = (torch.randn(batch, size, size, channels3 // 3, generator=generator).to(device, dtype) for _ in range(2))
+        # SwinV2's, as a constant: peers would go over their scores once more for its gradient
+        self.logit_scale: Tensor | None = inputs["logit_scale"].to(dtype) if "logit_scale" in inputs else None
+        generator = torch.Generator(device).manual_seed(0)
+        self.x, self.grad_out = (torch.randn(batch, size, size, channels3 // 3, generator=generator, device=device).to(dtype) for _ in range(2))
         self.x.requires_grad_()
         self.qkv_windows = self.to_windows(self.qkv.detach()).requires_grad_()
         self.grad_x_windows = self.to_windows(self.grad_out)
@@ -103,8 +105,9 @@ class Problem:
         return sum(self.case.flops[p] for p in phases), sum(self.case.bytes(p, self.dtype) for p in phases)
 
     def arguments(self, qkv: Tensor, table: Tensor, backend: str) -> dict[str, Any]:
-        shape = self.shape
-        return {"qkv": qkv, "bias_table": table, "num_heads": shape.heads, "window_size": shape.window, "shift_size": shape.shift, "backend": backend}
+        shape, logit_scale = self.shape, None if self.logit_scale is None else self.logit_scale.to(qkv.dtype)
+        sizes = {"num_heads": shape.heads, "window_size": shape.window, "shift_size": shape.shift}
+        return {"qkv": qkv, "bias_table": table, "logit_scale": logit_scale, **sizes, "backend": backend}
 
     def attend(self, qkv: Tensor, table: Tensor, backend: str) -> Tensor:
         return vt.window_attention(**self.arguments(qkv, table, backend))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import gpu_ops
 import torch
-from gpu_run import Run, is_lost, told
+from gpu_run import Run, free, is_lost, told
 
 from vtkernels._core import testing
 from vtkernels._core.op import OPS
@@ -107,6 +107,8 @@ def answer(check: Check | Build, device: str) -> Answer:
     try:
         if isinstance(check, Build):
             gpu_ops.build(check.name, device)
+            # gigabytes, which torch would keep for this process, and there are a dozen
+            free(device)
             return Answer()
         found = problems(check, device)
     except Exception as error:  # one kernel must not cost the other checks

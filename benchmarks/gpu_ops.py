@@ -213,12 +213,19 @@ def verdicts(comparison: Comparison, phase: str, row: dict[str, Any]) -> list[di
     return found
 
 
-def build(name: str, device: str) -> None:
-    """Compile what will be timed of a shape, by the name of its comparison: other processes find the kernels on the disk."""
+def build(name: str, device: str, backend: str = "triton") -> None:
+    """Run our side of what will be timed of a shape, by the name of its comparison: other processes find the compiled kernels on the disk."""
     comparison = next(row for row in comparisons() if row.name == name)
-    testing.run_case(comparison.op, comparison.case.inputs(torch.bfloat16, device), "triton")
+    family = FAMILIES[comparison.op]
+    problem = family.problem(comparison.case, torch.bfloat16, device)
+    # whether it is right is asked where it is timed
+    problem.check = lambda *results, **options: {}
+    gates = [_backward(comparison, problem.dtype, backend, device), *(family.gate(problem, phase, [], backend) for phase in ("forward", "training"))]
+    if refused := [gated.refused[OURS] for gated in gates if OURS in gated.refused]:
+        raise RuntimeError(refused[0])
+    for side in gates[0].sides:
+        side.run()
     if comparison.op == "window_attention":
-        problem = WindowProblem(comparison.case, torch.bfloat16, device)
         for side in (side for phase in ("forward", "backward") for side in variants(problem, phase)):
             # a variant may ask for more than the device has
             with contextlib.suppress(Exception), side.context():

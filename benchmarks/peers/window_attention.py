@@ -48,7 +48,8 @@ class Frame:
 
     def __init__(self, problem: Problem):
         self.shape = shape = problem.shape
-        self.scale = (shape.channels // shape.heads) ** -0.5
+        self.logit_scale = problem.logit_scale
+        self.scale = (shape.channels // shape.heads) ** -0.5 if self.logit_scale is None else 1.0
         self.index = relative_position_index(shape.window).to(problem.device)
         self.make_mask = lambda: shift_mask(shape.size, shape.window, shape.shift, problem.device, problem.dtype)
         self.mask = self.make_mask() if shape.shift else None
@@ -66,8 +67,11 @@ class Frame:
         return self.roll(merge(windows, self.shape.window, self.shape.size, self.shape.size), 1)
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[B * windows, N, 3C] -> three of [B * windows, h, N, D]"""
-        return qkv.reshape(*qkv.shape[:2], 3, self.shape.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        """[B * windows, N, 3C] -> three of [B * windows, h, N, D]; rows of SwinV2's queries and keys normalised, and queries scaled"""
+        q, k, v = qkv.reshape(*qkv.shape[:2], 3, self.shape.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.logit_scale is not None:
+            q, k = F.normalize(q, dim=-1) * self.logit_scale[:, None, None], F.normalize(k, dim=-1)
+        return q, k, v
 
     def dense_bias(self, table: Tensor) -> Tensor:
         """[1, h, N, N]"""
@@ -122,7 +126,7 @@ def timm_sdpa(problem: Problem, phase: str) -> Peer:
     def run(x: Tensor, qkv: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         x_windows = partition(F.pad(frame.roll(x, -1), (0, 0, 0, 0, 0, 0)), frame.shape.window)
         q, k, v = frame.split(qkv)
-        return x_windows, frame.leave(F.scaled_dot_product_attention(q, k, v, attn_mask=frame.bias_of_every_window(table)))
+        return x_windows, frame.leave(F.scaled_dot_product_attention(q, k, v, attn_mask=frame.bias_of_every_window(table), scale=frame.scale))
 
     return run
 
@@ -149,7 +153,7 @@ def sdpa(problem: Problem, phase: str) -> Peer:
         x_windows = frame.enter(x)
         q, k, v = frame.split(qkv)
         bias = frame.bias_of_every_window(table) if ready is None else ready
-        return x_windows, frame.leave(F.scaled_dot_product_attention(q, k, v, attn_mask=bias))
+        return x_windows, frame.leave(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=frame.scale))
 
     return run
 
@@ -176,7 +180,7 @@ def flex(problem: Problem, phase: str) -> Peer:
             return torch.where(regions[window, query] == regions[window, key], value, value - 100.0)
 
         x_windows = frame.enter(x)
-        return x_windows, frame.leave(flex_attention(*frame.split(qkv), score_mod=score))
+        return x_windows, frame.leave(flex_attention(*frame.split(qkv), score_mod=score, scale=frame.scale))
 
     return _compiled(run, problem.device)
 

@@ -16,8 +16,9 @@ from unittest import mock
 
 import torch
 import triton
+from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction
 
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -46,19 +47,38 @@ class Build:
     options: dict[str, Any]
 
     def compile(self, arch: int) -> "MachineCode":
+        return read(triton.compile(self._source(), target=GPUTarget("cuda", arch, 32), options=self.options), arch)
+
+    def parse(self, arch: int = 90) -> None:
+        """Through Triton's front end alone, which takes a fraction of a second; it is what stumbles over an argument that has become a constant."""
+        target, context = GPUTarget("cuda", arch, 32), ir.context()
+        backend = make_backend(target)
+        options = backend.parse_options(dict(self.options))
+        ir.load_dialects(context)
+        backend.load_dialects(context)
+        self._source().make_ir(target, options, backend.get_codegen_implementation(options), backend.get_module_map(), context)
+
+    @property
+    def ones(self) -> tuple[str, ...]:
+        """Arguments that are constants of the build, by Triton's own rule at run time: integers that are 1."""
+        return tuple(parameter.name for parameter in self.kernel.params if not parameter.is_constexpr and self._is_one(parameter))
+
+    def _is_one(self, parameter: Any) -> bool:
+        value = self.arguments[parameter.name]
+        return not parameter.do_not_specialize and type(value) is int and value == 1
+
+    def _source(self) -> ASTSource:
         signature, constants, attributes = {}, {}, {}
         for position, parameter in enumerate(self.kernel.params):
             value = self.arguments[parameter.name]
-            specialise = not parameter.do_not_specialize
-            # Triton's own rules at run time: an integer 1 becomes a constant, what 16 divides is marked so
-            if parameter.is_constexpr or (specialise and type(value) is int and value == 1):
+            if parameter.is_constexpr or self._is_one(parameter):
                 signature[parameter.name], constants[(position,)] = "constexpr", value
                 continue
             signature[parameter.name] = _type_of(value)
-            if specialise and (isinstance(value, torch.Tensor) or type(value) is int and value % 16 == 0):
+            # what 16 divides is marked so
+            if not parameter.do_not_specialize and (isinstance(value, torch.Tensor) or type(value) is int and value % 16 == 0):
                 attributes[(position,)] = [["tt.divisibility", 16]]
-        source = ASTSource(self.kernel, signature, constants, attributes)
-        return read(triton.compile(source, target=GPUTarget("cuda", arch, 32), options=self.options), arch)
+        return ASTSource(self.kernel, signature, constants, attributes)
 
 
 @dataclass(frozen=True)

@@ -74,17 +74,15 @@ def test_tables_of_captured_graphs_never_share_memory(monkeypatch: pytest.Monkey
         pointer_table._from_reserve(1)
 
 
-def test_the_reserve_grows_with_the_tables(monkeypatch):
-    """A model of a billion parameters has tables of more than a hundred thousand words."""
-    monkeypatch.setattr(pointer_table, "_pinned", lambda count: torch.zeros(count, dtype=torch.int64))
+def test_a_step_of_the_largest_model_can_be_captured_after_the_first(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pointer_table, "_reserve", [])
-    monkeypatch.setattr(pointer_table, "_largest", 0)
-    pointer_table._keep_reserve()
-    pointer_table.upload(torch.zeros(200_000, dtype=torch.int64), torch.device("cpu"))
-    pointer_table._keep_reserve()
-    for _ in range(2):
-        assert len(pointer_table._from_reserve(200_000)) == 200_000
-    assert len(pointer_table._reserve[0]) >= 2 * 200_000
+    monkeypatch.setattr(pointer_table, "_pinned", lambda words: torch.empty(words, dtype=torch.int64))
+    # chunks of 2 billion parameters
+    words = 2**31 // pointer_table.CHUNK
+    pointer_table._keep_reserve(1000)
+    pointer_table._keep_reserve(words)
+    for _ in range(4):
+        assert pointer_table._from_reserve(words).numel() == words
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 from optional import peer
 
 from vtkernels._core import testing
-from vtkernels._core.op import OPS, Backend
+from vtkernels._core.op import OPS, Backend, Op
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -66,6 +66,23 @@ def test_every_op_is_compared_and_has_its_bar(gpu):
     assert bars["window_attention", "swin_t/stage4/shift0"][:3] == (("forward", 0.5, None), ("backward", 0.45, None), ("forward", 2.0, "timm_sdpa"))
     assert bars["augmix_loss", "k1000/b4096"] == (("training", 0.6, None),)
     assert bars["class_attention", "cait_s24/197"][0] == ("forward", 0.7, None)
+
+
+@pytest.mark.parametrize("op", ["pooled_attention", "drloc_pairs"])
+def test_what_will_be_timed_is_run_beforehand(gpu, monkeypatch, op):
+    ran = []
+
+    def select(op, phase, backend, call):
+        ran.append(phase)
+        return op.backend("reference").phases[phase]
+
+    monkeypatch.setattr(gpu.ops, "comparisons", lambda: [gpu.first[op]])
+    with pytest.raises(RuntimeError, match="CUDA"):
+        gpu.ops.build(gpu.first[op].name, "cpu")
+    monkeypatch.setattr(Op, "select", select)
+    gpu.ops.build(gpu.first[op].name, "cpu", "reference")
+    # the op's own backward, then both phases as they are timed
+    assert sorted(ran) == ["backward"] * 2 + ["forward"] * 3
 
 
 @pytest.mark.parametrize("op", ["pooled_attention", "drloc_pairs", "augmix_loss"])

@@ -56,6 +56,15 @@ def test_every_eager_peer_passes_the_gate(attn, phase):
     assert len(gated.sides) == 6
 
 
+def test_all_sides_of_swinv2_are_cosine_attention(attn):
+    (case,) = (case for case in bench_cases(("swinv2_t_256",), batch=1) if case.name == "swinv2_t_256/stage3/shift4")
+    problem = type(attn.problem)(case, torch.float32, "cpu")
+    gated = attn.sides.gate(problem, "training", ["eager", "timm_sdpa", "sdpa"], medium=False, backend="reference")
+    assert (gated.refused, len(gated.sides)) == ({}, 4)
+    cosine, problem.logit_scale = problem.attend(problem.qkv, problem.table, "reference"), None
+    assert not torch.allclose(cosine, problem.attend(problem.qkv, problem.table, "reference"), atol=0.1)
+
+
 def test_a_wrong_side_is_not_timed(attn, monkeypatch):
     def forgets_the_mask(problem, phase):
         frame = attn.peers.Frame(problem)

@@ -27,9 +27,8 @@ ALIGNED = 4
 MARKED = 8
 
 _RESERVED_WORDS = 1 << 17
-# what a captured step of two tables is to find there, of the largest one made so far
+# of this many tables like the last one, of which a captured step takes two
 _RESERVED_TABLES = 8
-_largest = 0
 _reserve: list[Tensor] = []
 _captured: list[tuple[Tensor, Tensor]] = []
 
@@ -72,9 +71,10 @@ def pointer_table(
         if torch.cuda.is_current_stream_capturing():
             # a graph copies the table anew in each replay, from where it lies now: nobody may write there, ever
             return _made.__wrapped__(0, *arguments)
-        _keep_reserve()
         # memory of one stream is not to be read on another without waiting
-        return _made(torch.cuda.current_stream().cuda_stream, *arguments)
+        table = _made(torch.cuda.current_stream().cuda_stream, *arguments)
+        _keep_reserve(table.words.numel())
+        return table
 
 
 @functools.lru_cache(maxsize=32)
@@ -112,8 +112,6 @@ def chunk_map(sizes: tuple[int, ...]) -> Tensor:
 
 def upload(words: Tensor, device: torch.device) -> Tensor:
     """One copy, which nothing waits for."""
-    global _largest
-    _largest = max(_largest, words.numel())
     if device.type != "cuda":
         return words.to(device)
     capturing = torch.cuda.is_current_stream_capturing()
@@ -124,15 +122,15 @@ def upload(words: Tensor, device: torch.device) -> Tensor:
     return there
 
 
-def _keep_reserve() -> None:
-    """Pinned memory for tables made during a capture, when none can be allocated."""
-    wanted = max(_RESERVED_WORDS, _RESERVED_TABLES * _largest)
+def _keep_reserve(words: int) -> None:
+    """Pinned memory for tables made during a capture, when none can be allocated: at least for some as long as this one."""
+    wanted = max(_RESERVED_WORDS, _RESERVED_TABLES * words)
     if not _reserve or _reserve[0].numel() < wanted // 2:
         _reserve[:] = [_pinned(wanted)]
 
 
-def _pinned(count: int) -> Tensor:
-    return torch.empty(count, dtype=torch.int64, device="cpu", pin_memory=True)
+def _pinned(words: int) -> Tensor:
+    return torch.empty(words, dtype=torch.int64, device="cpu", pin_memory=True)
 
 
 def _from_reserve(count: int) -> Tensor:

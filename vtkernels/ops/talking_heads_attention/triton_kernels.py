@@ -237,7 +237,7 @@ def talking_heads_bwd_row_kernel(
         d_post = new_post
     for head in tl.static_range(GROUP):
         row_ptr = statistics_ptr + (image * HEADS + first + head) * tokens + query
-        step = batch.to(tl.int64) * HEADS * tokens
+        step = tl.full([], HEADS, tl.int64) * batch * tokens
         tl.store(row_ptr, tl.reshape(largest[head], [BLOCK_M]), mask=query < tokens)
         tl.store(row_ptr + step, tl.reshape(inverse[head], [BLOCK_M]), mask=query < tokens)
         tl.store(row_ptr + 2 * step, tl.sum(delta[head], 1), mask=query < tokens)
@@ -254,7 +254,7 @@ def load_statistics(statistics_ptr, image, batch, first, row, tokens, GROUP: tl.
     largest = ()
     inverse = ()
     delta = ()
-    step = batch.to(tl.int64) * HEADS * tokens
+    step = tl.full([], HEADS, tl.int64) * batch * tokens
     for head in tl.static_range(GROUP):
         row_ptr = statistics_ptr + (image * HEADS + first + head) * tokens + row
         values = tl.load(row_ptr, row < tokens, 0.0), tl.load(row_ptr + step, row < tokens, 0.0), tl.load(row_ptr + 2 * step, row < tokens, 0.0)

@@ -19,8 +19,9 @@ HEADER = ("claim", "seeds", "parts", HELD, WEAKLY, NOT, OPPOSITE)
 FAILURES = {NOT: "Did not hold here", OPPOSITE: "The opposite held here", UNKNOWN: "Not known, for want of runs"}
 PROMISE = """Papers promise things, and not all of them repeat. Each claim is tested by training all of its arms from the same seeds. {rule} The rule and
 the arms stood before anything was run, but for two things. Of DRLOC, data hunger, depth and the ablation the number of updates was raised once, since
-a first seed had shown models that had hardly learnt. And Swin, whose small initial weights had left it at 88 to 93 % in the first two, was trained
-again with the larger ones that ViT had had from the start. The time of a run is that of the clock."""
+a first seed had shown models that had hardly learnt. And initial weights were made alike: Swin, whose small ones had left it at 88 to 93 % in the
+first two, was trained again with the larger ones that ViT has there; ViT, in depth, with ones as small as CaiT's. The time of a run is that of the
+clock."""
 INTRODUCTION = """# Claims of the sources, tested here
 
 <!-- written by `python -m benchmarks.claims.table` from the results, whatever is changed here is lost -->

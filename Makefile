@@ -17,13 +17,16 @@ FORMATTED := $(filter %.cpp %.h %.cu %.cuh,$(SOURCES))
 ifeq ($(strip $(VENV)),)
 PY := $(PYTHON)
 READY :=
+EVERYTHING :=
 # nothing is installed: scripts find the library here
 export PYTHONPATH := $(CURDIR)$(addprefix :,$(PYTHONPATH))
 # what this Python lacks is skipped, with the reason
 export VTKERNELS_BUILD ?= auto
 else
 PY := $(VENV)/bin/python
+# what training needs; and what tests, benchmarks and documentation need beside it
 READY := $(VENV)/.ready
+EVERYTHING := $(VENV)/.everything
 export VTKERNELS_BUILD ?= cpu
 endif
 # nvcc, where installers leave it off the path
@@ -40,26 +43,26 @@ demo: $(NATIVE)
 	$(PY) examples/demo.py
 
 # the attention kernels alone, with a plot
-demo-attention: $(NATIVE)
+demo-attention: $(NATIVE) $(EVERYTHING)
 	$(PY) benchmarks/attn.py --demo
 
-test: $(NATIVE) $(if $(READY),$(OTHER_TRITON))
+test: $(NATIVE) $(EVERYTHING) $(if $(READY),$(OTHER_TRITON))
 	$(PY) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 # BENCH=all, or one of them: attn, class_attn, talking_heads, sam, jsd, drloc, linear, augmix, train_step, trainer
 BENCH ?= all
 BENCHMARK = benchmarks/$(BENCH).py
-bench: $(NATIVE)
+bench: $(NATIVE) $(EVERYTHING)
 	$(PY) $(BENCHMARK) $(BENCH_ARGS)
 
-check: $(NATIVE)
+check: $(NATIVE) $(EVERYTHING)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(if $(READY),$(VENV)/bin/)clang-format --dry-run --Werror $(FORMATTED)
 	$(PY) -m pytest -q $(PARALLEL) -m "not slow" $(PYTEST_ARGS)
 
 # the documentation as a site, in build/site
-docs: $(READY)
+docs: $(EVERYTHING)
 	$(PY) -m mkdocs build --strict
 
 # what the sources claim, tested by training; docs/claims.md has the cost of each. Stopped, the same command goes on where it was.
@@ -68,10 +71,10 @@ CLAIMS ?= distillation data_hunger drloc sam augmix ablation depth noisy_student
 claims: $(NATIVE)
 	$(foreach claim,$(CLAIMS),$(PY) -m benchmarks.claims.$(claim) $(CLAIM_ARGS) &&) $(PY) -m benchmarks.claims.table
 
-gpu-check: $(NATIVE)
+gpu-check: $(NATIVE) $(EVERYTHING)
 	$(PY) benchmarks/gpu_check.py $(GPU_ARGS)
 
-gpu-bench: $(NATIVE)
+gpu-bench: $(NATIVE) $(EVERYTHING)
 	$(PY) benchmarks/gpu_models.py $(GPU_ARGS)
 
 # dist/: the sources, a wheel without native code for every platform, and one for this platform with what can be built here
@@ -83,20 +86,24 @@ wheel: $(NATIVE)
 	rm -rf build/lib* build/bdist*
 	VTKERNELS_BUILD=auto $(WHEEL)
 
-# torchvision asks for the very torch it was built against, which may differ by a local version: hence --no-deps
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --upgrade pip "setuptools>=77" wheel ninja pybind11
 	$(PY) -m pip install -q $(TORCH) $(FROM_INDEX)
+	VTKERNELS_BUILD=none $(PY) -m pip install -q --no-build-isolation -e ".[models,data,train]"
+	@touch $@
+
+# torchvision asks for the very torch it was built against, which may differ by a local version: hence --no-deps
+$(EVERYTHING): $(READY)
 	$(PY) -m pip install -q --no-deps $(TORCHVISION) $(FROM_INDEX)
 	$(PY) -m pip install -q --no-deps timm
-	VTKERNELS_BUILD=none $(PY) -m pip install -q --no-build-isolation -e ".[test,bench,dev,docs,models,data,train]"
+	VTKERNELS_BUILD=none $(PY) -m pip install -q --no-build-isolation -e ".[test,bench,dev,docs]"
 	$(PY) -m pip install -q triton || echo "triton could not be installed: its backend and tests are skipped"
 	$(PY) -m pip install -q lightning transformers accelerate || echo "the trainers could not be installed: their examples' tests are skipped"
 	@touch $@
 
 # Triton's other supported line, beside the installed one; without it a few tests are skipped
-$(OTHER_TRITON): $(READY)
+$(OTHER_TRITON): $(EVERYTHING)
 	@mkdir -p $(@D)
 	@$(PY) -m pip install -q --upgrade --no-deps --target $(@D) "triton==3.6.*" && touch $@ \
 		|| echo "triton 3.6 could not be installed: the tests of Triton's other supported line are skipped"

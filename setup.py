@@ -57,16 +57,6 @@ def known_isas(cxx: str) -> dict[str, str]:
     return {name: flags for name, flags in ISAS.items() if subprocess.getstatusoutput(f"{cxx} -fsyntax-only -x c++ {os.devnull} {flags}")[0] == 0}
 
 
-def cuda_sources(mode: str) -> list[Path]:
-    trial = f"nvcc {CUDA_FLAGS} -x cu -c {os.devnull} -o {shlex.quote(str(BUILD / 'trial.o'))}"
-    reason = "nvcc is missing, older than 12.8, or at odds with the C++ compiler" if mode != "cpu" and subprocess.getstatusoutput(trial)[0] else ""
-    if mode == "cuda" and reason:
-        raise Skip(reason)
-    if reason:
-        print(f"vtkernels: CUDA kernels skipped: {reason}", flush=True)
-    return [] if reason or mode == "cpu" else sorted(CSRC.glob("*/cuda*.cu"))
-
-
 def link(target: str, cxx: str, units: list[tuple[str, Path, str]], libraries: str = "") -> None:
     """Compile each (name, source, flags) that changed, in parallel, and link the objects."""
     installed("ninja")
@@ -99,8 +89,18 @@ def build_kernels(name: str, mode: str) -> None:
         raise Skip(f"the kernels need torch 2.10 or newer, {version} is installed")
     flags, once = f"{TORCH_FLAGS} -I{shlex.quote(str(torch / 'include'))}", sorted({*CSRC.glob("common/*.cpp"), *CSRC.glob("*/register.cpp")})
     units = variants(once, sorted(CSRC.glob("*/cpu*.cpp")), known_isas(cxx), flags)
-    units += [(str(path.relative_to(CSRC)), path, f"{CUDA_FLAGS} -DUSE_CUDA {flags} -I{shlex.quote(str(CSRC))}") for path in cuda_sources(mode)]
-    link(name, cxx, units, f"-L{shlex.quote(str(torch / 'lib'))} -ltorch_cpu")
+    cuda = [(str(path.relative_to(CSRC)), path, f"{CUDA_FLAGS} -DUSE_CUDA {flags} -I{shlex.quote(str(CSRC))}") for path in sorted(CSRC.glob("*/cuda*.cu"))]
+    reason, libraries = "nvcc was not found: install CUDA's toolkit or set CUDA_HOME", f"-L{shlex.quote(str(torch / 'lib'))} -ltorch_cpu"
+    if mode != "cpu" and shutil.which("nvcc"):
+        try:
+            return link(name, cxx, cuda + units, libraries)
+        except subprocess.CalledProcessError:
+            reason = "nvcc fails, see above: is it older than 12.8, or at odds with torch or the C++ compiler?"
+    if mode == "cuda":
+        raise Skip(reason)
+    if mode == "auto":
+        print(f"vtkernels: CUDA kernels skipped: {reason}", flush=True)
+    link(name, cxx, units, libraries)
 
 
 def build_extension(name: str, mode: str) -> None:

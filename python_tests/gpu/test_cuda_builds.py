@@ -59,9 +59,9 @@ def test_nvcc_is_found_off_the_path(tmp_path):
     (tmp_path / "bin" / "nvcc").write_text("#!/bin/sh\n")
     (tmp_path / "bin" / "nvcc").chmod(0o755)
     environment = os.environ | {"PATH": "/usr/bin:/bin", "CUDA_HOME": str(tmp_path)}
-    code = f"{LOAD}\nprint(*build.cuda_sources('cuda'))"
+    code = f"{LOAD}\nprint(build.shutil.which('nvcc'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.stdout.split() == sorted(str(path) for path in ROOT.glob("csrc/*/cuda*.cu")), done.stderr
+    assert done.stdout.strip() == str(tmp_path / "bin" / "nvcc"), done.stderr
 
 
 def test_no_kernel_spills_or_takes_more_registers_than_it_may(build):
@@ -175,3 +175,22 @@ def test_python_and_cpp_agree_on_the_windows_of_the_cuda_backward():
     source = (ROOT / "csrc" / "window_attention" / "cuda.cu").read_text()
     constants = {name: int(re.search(rf"{name} = (\d+)[,;]", source)[1]) for name in ("kHeadDim", "kTile", "kTiles", "kSharedBytes")}
     assert (constants["kHeadDim"], constants["kTile"] * constants["kTiles"], constants["kSharedBytes"]) == (cuda.HEAD_DIM, cuda.TOKENS, cuda.SHARED_BYTES)
+
+
+# one that knows its options, but not torch's headers
+FAILING_NVCC = "#!/bin/sh\ncase \"$*\" in */csrc/*) echo 'no such builtin' >&2; exit 2;; esac\n"
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("auto", "CUDA kernels skipped: nvcc fails"), ("cuda", "Skip: nvcc fails")])
+def test_nvcc_that_fails_costs_the_cuda_kernels_alone(mode, expected, tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nvcc").write_text(FAILING_NVCC)
+    (tmp_path / "bin" / "nvcc").chmod(0o755)
+    # stands for the C++ kernels, which take a minute to compile
+    (tmp_path / "bin" / "g++").write_text('#!/bin/sh\nwhile [ $# -gt 1 ]; do [ "$1" = -o ] && echo > "$2"; shift; done\n')
+    (tmp_path / "bin" / "g++").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "CUDA_HOME": str(tmp_path), "CXX": str(tmp_path / "bin" / "g++")}
+    code = f"{LOAD}\nbuild.BUILD = pathlib.Path({str(tmp_path)!r})\nbuild.build_kernels('_native.so', {mode!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert expected in done.stdout + done.stderr
+    assert (tmp_path / "_native.so").exists() == (done.returncode == 0) == (mode == "auto")

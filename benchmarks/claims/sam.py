@@ -21,6 +21,7 @@ RHO = {"ViT": 0.2, "Mixer": 0.6, "ResNet": 0.02}
 # SAM's default, for the smallest ones, of which nothing is published
 TINY_RHO = 0.05
 CURVATURE_IMAGES, LANCZOS_STEPS = 128, 12
+UPDATES = 810
 
 
 def base(model: str) -> Recipe:
@@ -94,4 +95,4 @@ def claim(setting: Setting) -> Claim:
 
 
 if __name__ == "__main__":
-    sys.exit(main(claim))
+    sys.exit(main(claim, updates=UPDATES))

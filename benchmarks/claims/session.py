@@ -117,9 +117,11 @@ def completed(meaning: dict[str, Any]) -> dict[str, Any]:
 
 
 def bare(meaning: dict[str, Any]) -> dict[str, Any]:
-    """Without the claim's name and where the teacher's run lies: neither changes a result."""
-    recipe = meaning["recipe"] | {"name": None}
-    if meaning["teacher"] is None:
-        return meaning | {"recipe": recipe}
-    places = {"task": recipe["task"] | {"teacher": None}, "model": recipe["model"] | {"checkpoint": None}}
-    return meaning | {"recipe": recipe | places, "teacher": meaning["teacher"] | {"name": None}}
+    """Without the claim's name and where runs of teachers lie: neither changes a result."""
+    taught = meaning["teacher"] is not None
+    return meaning | {name: nameless(meaning[name], taught) for name in ("recipe", "teacher") if meaning[name] is not None}
+
+
+def nameless(recipe: dict[str, Any], taught: bool) -> dict[str, Any]:
+    places = {"task": recipe["task"] | {"teacher": None}, "model": recipe["model"] | {"checkpoint": None}} if taught else {}
+    return recipe | {"name": None} | places

@@ -50,6 +50,14 @@ def test_tasks_are_wrapped_and_unwrapped():
     assert isinstance(plain, Classification)
 
 
+def test_options_of_a_model_or_a_set_come_and_go():
+    assert fields("smoke", "--model.options.dropout", "0.1").model.options == {"init": "xavier", "dropout": 0.1}
+    assert fields("deit", "--model.options.class-token=False").model.options == {"class_token": False}
+    other = fields("shapes_detection", "--data.name", "voc", "--data.options.objects", "none", "--data.options.year", "2007")
+    assert other.data.options == {"task": "detection", "year": 2007}
+    assert fields("shapes_detection", "--data.options.objects", "5").data.options["objects"] == 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -182,3 +190,13 @@ def test_torchrun_starts_it_as_it_stands(tmp_path):
 
 def test_recipes_of_the_default_curve_need_no_option():
     assert isinstance(Recipe().schedule, Cosine)
+
+
+def test_a_dry_run_of_a_run_trains_nothing(tmp_path, capsys):
+    (tmp_path / "recipe.json").write_text(get_recipe("smoke").json())
+    assert cli.main(["train", "--resume", str(tmp_path), "--dry-run"]) == 0
+    assert "vit_nano_patch4_32" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", "--resume", str(tmp_path), "--scale", "tiny"])
+    assert end.value.code == 2 and "leave out --folder and --scale" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]

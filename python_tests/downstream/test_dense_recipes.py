@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vtkernels import cli
 from vtkernels.recipes import Detection, Recipe, RecipeError, Scene, Segmentation, build, get_recipe, tiny
 from vtkernels.recipes._plan import task_without_memory
 
@@ -74,10 +75,22 @@ def test_small_runs_with_frozen_trunks(name, tmp_path):
     recipe = replace(recipe, model=replace(recipe.model, checkpoint=str(tmp_path / "trunk.pth")))
     trainer = build(recipe, folder=tmp_path / "run")
     history = trainer.fit()
+    assert history.epochs[-1].valid.keys() == set(trainer.task.metrics)
     assert 0 <= history.epochs[-1].valid[recipe.train.monitor] <= 1
     for key, value in trainer.model.backbone.model.state_dict().items():
         assert torch.equal(value.cpu(), torch.load(tmp_path / "trunk.pth")[key]), key
     assert Recipe.load(tmp_path / "run").task == recipe.task
+
+
+def test_runs_are_evaluated_by_what_they_learnt(tmp_path, capsys):
+    pytest.importorskip("tyro")
+    history = build(small("shapes_segmentation"), folder=tmp_path).fit()
+    capsys.readouterr()
+    assert cli.main(["eval", str(tmp_path)]) == 0
+    told = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert told == {name: f"{value:.4f}" for name, value in history.best.valid.items()}
+    assert cli.main(["eval", str(tmp_path), "--data.name", "shape"]) == 2
+    assert "did you mean shapes?" in capsys.readouterr().err
 
 
 def test_whole_images_are_evaluated():
@@ -99,6 +112,11 @@ def test_what_does_not_fit(change, message):
     recipe = small("shapes_segmentation")
     with pytest.raises(RecipeError, match=message):
         build(replace(recipe, **change))
+    boxes = replace(recipe, data=replace(recipe.data, options={"task": "detection", "count": 16}))
+    with pytest.raises(RecipeError, match="data must have a map of classes for each image, got boxes in shapes; .*--data.options.task"):
+        build(boxes)
+    with pytest.raises(RecipeError, match="data must have boxes for each image, got maps of classes"):
+        build(replace(recipe, task=small("shapes_detection").task, train=replace(recipe.train, monitor="map")))
     smoke = tiny(get_recipe("smoke"))
     with pytest.raises(RecipeError, match="augment must suit the task, got one for images with their masks or boxes; try --augment augment"):
         build(replace(smoke, augment=Scene()))

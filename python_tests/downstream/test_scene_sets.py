@@ -55,12 +55,25 @@ def test_coco(coco):
     assert images.shape == (3, 3, 20, 30) and [len(own["labels"]) for own in targets] == [2, 1, 0]
 
 
+def test_files_that_are_missing_are_told_at_once(coco):
+    (coco / "val2017" / "9.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match="got none for 1 of 3; the first is .*9.jpg"):
+        create_dataset("coco", "val", root=coco)
+
+
 def test_coco_errors(coco):
     path = coco / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
     content["annotations"][0]["image_id"] = 99
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="annotation 0 of others"):
+        create_dataset("coco", "val", root=coco)
+    path.write_text(json.dumps(content | {"annotations": content["annotations"][1:] + [{"image_id": 4, "category_id": 3}]}))
+    with pytest.raises(ValueError, match="instances_val2017.json must have .* annotations with a bbox, .*got KeyError 'bbox'"):
+        create_dataset("coco", "val", root=coco)
+    del content["annotations"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="got KeyError 'annotations'"):
         create_dataset("coco", "val", root=coco)
     with pytest.raises(FileNotFoundError, match="instances_test2017.json"):
         create_dataset("coco", "test", root=coco)

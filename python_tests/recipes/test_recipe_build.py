@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from vtkernels.recipes import (
+    SAM,
     SGD,
     Augment,
     AugMix,
@@ -20,11 +22,13 @@ from vtkernels.recipes import (
     PaddedCrop,
     Plateau,
     RandomAutoAugment,
+    RandomErasing,
     RecipeError,
     Settings,
     Steps,
     build,
     get_recipe,
+    plan,
     tiny,
 )
 from vtkernels.recipes._build import check
@@ -50,6 +54,8 @@ def changed(section, **fields):
         (changed("data", name="cifar10", path=__import__("pathlib").Path("nowhere")), "data.path must be .*'nowhere', which is no folder"),
         (changed("data", options={"colour": "red"}), "data.options must be options of the set.*colour"),
         (changed("data", size=30), "data.size must suit vit_nano_patch4_32, got 30"),
+        (changed("data", valid_batch_size=-1), "data.valid_batch_size must be at least 1"),
+        (changed("data", name="shapes", options={"task": "segmentation"}), "data must have one class for each image, got maps of classes in shapes"),
         (changed("data", batch_size=0), "data.batch_size must be at least 1"),
         (changed("data", batch_size=5000), "data.batch_size must be at most the training set's 1442"),
         (changed("data", fraction=0.0), "data.fraction must be above 0 and at most 1"),
@@ -57,6 +63,15 @@ def changed(section, **fields):
         (changed("optim", lr=0.0), "optim.lr must be above 0"),
         (changed("schedule", warmup=5), "schedule.warmup must be shorter than the training of 5 epochs.*--train.epochs 6"),
         (changed("schedule", warmup_updates=10_000), "schedule.warmup_updates must be shorter"),
+        (changed("model", drop_path=1.0), r"model.drop_path must lie in \[0, 1\), got 1.0"),
+        (changed("data", train_split="trian"), "recipe: data: .*split must be one of .*got 'trian'"),
+        (changed("optim", lr=float("inf")), "recipe: schedule: .*lr must be at least 0 and finite"),
+        (changed("optim", betas=(2.0, 0.9)), "recipe: optim: .*beta"),
+        (changed("schedule", cycles=0), "recipe: schedule: "),
+        (changed("augment", crop=PaddedCrop(padding=-3)), "recipe: augment: .*padding must be an int from 0, got -3"),
+        (changed("train", monitor="miou"), "train.monitor must be one of loss, top1, top5, got 'miou'"),
+        (replace(SMOKE, erase=RandomErasing(prob=2.0)), "recipe: erase: .*prob"),
+        (replace(SMOKE, sam=SAM(rho=-1.0)), "recipe: optim or sam: .*rho"),
         (replace(SMOKE, mix=Mixup(mixup=0.0, cutmix=0.0)), r"mix.mixup \+ mix.cutmix must be above 0"),
         (replace(SMOKE, task=Classification(loss=Consistency())), "augment.policy.views must be at least 2 with this loss"),
         (replace(SMOKE, augment=Augment(crop=PaddedCrop(), policy=AugMix())), "augment.policy.views must be 1 with this loss"),
@@ -65,6 +80,22 @@ def changed(section, **fields):
 def test_what_does_not_fit_is_told_before_training(recipe, message):
     with pytest.raises(RecipeError, match=message):
         build(recipe)
+
+
+def test_splits_have_the_same_classes(tmp_path):
+    for split, kinds in (("train", ("cat", "dog")), ("val", ("cat", "fox"))):
+        for kind in kinds:
+            (tmp_path / split / kind).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / split / kind / "0.png")
+    with pytest.raises(RecipeError, match="data.valid_split must have the classes of the training set, in its order, got 'fox' in the place of 'dog'"):
+        build(changed("data", name="folder", path=tmp_path, batch_size=2, normalize="half"))
+
+
+def test_plans_know_names_that_nobody_published():
+    with pytest.raises(RecipeError, match="data.name must be one of .*did you mean digits"):
+        plan(changed("data", name="digts"))
+    with pytest.raises(RecipeError, match="recipe: data: .*split"):
+        plan(changed("data", train_split="trian"))
 
 
 def test_batches_are_divided_among_processes_and_passes():

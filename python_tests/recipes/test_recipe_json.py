@@ -39,6 +39,7 @@ def put(*path_and_value):
         (put("optim", "lr", None), "optim.lr must be a number, got null"),
         (put("train", "epochs", 1.5), "train.epochs must be a whole number, got 1.5"),
         (put("train", "epochs", True), "train.epochs must be a whole number, got true"),
+        (put("train", "epochs", 0), "a.json: train: Settings: epochs must be at least 1, got 0"),
         (put("data", "squash", 1), "data.squash must be true or false, got 1"),
         (put("data", "normalize", "sett"), 'data.normalize must be "set" or "imagenet" or "half" or "none", got "sett"'),
         (put("augment", "crop", "scale", [0.1]), "augment.crop.scale must be a list of 2 values"),

@@ -19,10 +19,10 @@ def shortest(name: str) -> Recipe:
 
 def trains_and_resumes(name: str, folder) -> None:
     recipe = shortest(name)
-    history = build(
-        replace(recipe, train=replace(recipe.train, epochs=1), schedule=replace(recipe.schedule, warmup=0, warmup_updates=None)), folder=folder
-    ).fit()
+    trainer = build(replace(recipe, train=replace(recipe.train, epochs=1), schedule=replace(recipe.schedule, warmup=0, warmup_updates=None)), folder=folder)
+    history = trainer.fit()
     assert math.isfinite(history.epochs[0].train["loss"])
+    assert history.epochs[0].valid.keys() == set(trainer.task.metrics)
     assert 0 <= history.epochs[0].valid[recipe.train.monitor] <= 1
     again = build(recipe, folder=folder).resume().fit()
     assert [record.epoch for record in again.epochs] == [1, 2]

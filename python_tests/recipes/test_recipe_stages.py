@@ -317,6 +317,19 @@ TABLE = {
         f"swinv2_{size}": SWIN | {"model.name": f"swinv2_{name}_window8_256", "model.drop_path": rate, "data.size": 256}
         for size, name, rate in (("t", "tiny", 0.2), ("s", "small", 0.3), ("b", "base", 0.5))
     },
+    "sam_paper_finetune": {
+        "model.name": "efficientnet_b7",
+        "model.checkpoint": "runs/efficientnet-b7",
+        "data.size": 600,
+        "data.batch_size": 512,
+        "task.loss.smoothing": 0.1,
+        "optim": "SGD",
+        "optim.lr": 0.1,
+        "sam": "SAM",
+        "sam.rho": 0.1,
+        "train.epochs": 10,
+        "train.clip_norm": 1.0,
+    },
     "cutmix_imagenet": RESNET | {"mix": "Mixup", "mix.mixup": 0.0, "mix.cutmix": 1.0, "mix.prob": 1.0, "train.epochs": 300},
     "ade20k_upernet_s": {"model.name": "swin_small_patch4_window7_224", "model.drop_path": 0.3},
     "ade20k_upernet_b": {"model.name": "swin_base_patch4_window7_224", "model.drop_path": 0.3},

@@ -4,9 +4,11 @@ import os
 import signal
 
 import pytest
+from plans import short_plan
 
 from vtkernels.cli import main
 from vtkernels.recipes import SelfTraining
+from vtkernels.recipes._json import to_json
 from vtkernels.train import Observer
 
 FIELDS = {
@@ -76,3 +78,13 @@ def test_help_names_the_recipes(capsys):
     printed = capsys.readouterr().out
     assert "noisy_student_svhn" in printed
     assert "--students" in printed
+
+
+def test_what_is_gone_on_with_is_not_changed(tmp_path, capsys):
+    (tmp_path / "plan.json").write_text(to_json(short_plan(cycles=1)))
+    assert main(["noisy-student", "--resume", str(tmp_path), "--dry-run"]) == 0
+    assert "noisy_student_digits-1" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        main(["noisy-student", "--resume", str(tmp_path), "--cycles", "5"])
+    assert end.value.code == 2 and "leave out --cycles" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]

@@ -116,6 +116,33 @@ def test_what_does_not_belong_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"index": np.array([0.0, 1.0])}, r"index must be whole numbers \[N\], got float64 \[2\]"),
+        ({"label": np.array([[0], [1]])}, r"label must be whole numbers \[N\], got int64 \[2, 1\]"),
+        ({"confidence": np.float32(1.0)}, r"confidence must be numbers \[N\], got float32 \[\]"),
+        ({"probabilities": np.array([[0.2, 0.9], [np.nan, 0.5]])}, "probabilities must be finite, at least 0, and sum to 1"),
+        ({"about": np.array(json.dumps({"format": 1, "classes": 2, "pool": 2}))}, "expected JSON with format, classes and pool"),
+        ({"about": np.array(json.dumps({"format": 1, "classes": ["a", "b"], "pool": None}))}, "expected JSON with format, classes and pool"),
+        ({"about": np.array(json.dumps([1, 2]))}, "expected JSON with format, classes and pool"),
+    ],
+)
+def test_files_written_by_hand_are_checked(columns, message, tmp_path):
+    whole = {
+        "index": np.arange(2),
+        "label": np.arange(2),
+        "confidence": np.ones(2, dtype=np.float32),
+        "about": np.array(json.dumps({"format": 1, "classes": ["a", "b"], "pool": 2})),
+    }
+    path = tmp_path / "labels.npz"
+    np.savez(path, **whole)
+    assert len(PseudoLabels.load(path)) == 2
+    np.savez(path, **whole | columns)
+    with pytest.raises(ValueError, match=f"{path.name}.*{message}"):
+        PseudoLabels.load(path)
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         (np.full((2, 3), np.nan), "probabilities must be finite"),

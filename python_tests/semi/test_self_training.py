@@ -155,7 +155,7 @@ def test_the_loss_weighs_each_image_alike():
     ("plan", "message"),
     [
         (SelfTraining(recipe=get_recipe("smoke")), "task must be a noisy student, with pseudo-labelled images, got Classification"),
-        (short_plan(cycles=0), "--cycles must be at least 1, got 0"),
+        (short_plan(cycles=0), "--cycles must be at least 1, got 0; change it with --cycles"),
         (replace(short_plan(), students=("a", "b", "c")), "at most one model for each of 2 cycles"),
         (replace(short_plan(), students=("vit_nanoo",)), "model.name must be one of .*did you mean"),
         (replace(short_plan(), teacher_model="vit_tiny_patch16_224"), "at least as large as their teachers: vit_tiny_patch16_224 has 5,717,416"),
@@ -194,6 +194,20 @@ def test_an_own_pool_is_needed_where_all_images_have_labels(tmp_path):
     plan = SelfTraining(recipe=replace(short_recipe(), data=replace(short_recipe().data, fraction=1.0)), teacher="new:vit_nano_patch4_32")
     with pytest.raises(RecipeError, match="data.fraction must leave out images .*--unlabelled.name"):
         self_train(plan, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda plan: replace(plan, recipe=replace(plan.recipe, data=replace(plan.recipe.data, fraction=1.0))), "data.fraction must leave out images"),
+        (lambda plan: replace(plan, recipe=replace(plan.recipe, unlabelled=replace(plan.recipe.unlabelled, name="svhn"))), "data.path must be the folder"),
+        (lambda plan: replace(plan, students=("vit_nano_patch4_32", "vit_small_patch14_224")), "data.size must suit vit_small_patch14_224, got 16"),
+    ],
+)
+def test_what_no_student_can_do_is_told_before_the_teacher_is_trained(change, message, tmp_path):
+    with pytest.raises(RecipeError, match=message):
+        self_train(change(short_plan()), tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def test_tiny_recipes_of_all_students_have_a_pool():

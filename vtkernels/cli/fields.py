@@ -1,10 +1,13 @@
 """The fields of a recipe as options of the command line.
 
 `--optim.lr 5e-4` changes a field. A field of several possible classes is chosen by the name of the class first, and by "none" where it may
-be left out: `--sam gsam --sam.alpha 0.4`, `--mix none`, `--task drloc`.
+be left out: `--sam gsam --sam.alpha 0.4`, `--mix none`, `--task drloc`. Options of a single model or data set are named after it, and taken
+away by "none": `--model.options.dropout 0.1`, `--data.options.objects none`.
 """
 
 import dataclasses
+import json
+import typing
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -45,14 +48,31 @@ def choices(value: Any, path: str = "") -> Iterator[Choice]:
             yield from choices(getattr(value, name), inner)
 
 
+def tables(value: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """The fields whose entries nobody knows but the model or the data set that takes them."""
+    for name, annotation in hints(type(value)).items():
+        inner, now = f"{path}.{name}" if path else name, getattr(value, name)
+        if typing.get_origin(annotation) is dict:
+            yield inner, now
+        elif dataclasses.is_dataclass(now):
+            yield from tables(now, inner)
+
+
 def _chosen(recipe: Recipe, arguments: list[str]) -> tuple[Recipe, list[str]]:
-    """What is left of the arguments when the classes are chosen."""
+    """What is left of the arguments when the classes are chosen, and entries that are new or taken away."""
     rest, waiting = [], list(arguments)
     while waiting:
         argument = waiting.pop(0)
         option, given, value = argument.partition("=")
-        choice = {f"--{choice.path}": choice for choice in choices(recipe)}.get(option.replace("-", "_").replace("__", "--", 1))
+        path = option.removeprefix("--").replace("-", "_") if option.startswith("--") else ""
+        choice = {choice.path: choice for choice in choices(recipe)}.get(path)
         if choice is None:
+            field, _, entry = path.rpartition(".")
+            table, told = dict(tables(recipe)).get(field), [value] if given else waiting[:1]
+            if table is not None and told and (entry not in table or told == ["none"]):
+                waiting = waiting if given else waiting[1:]
+                recipe = _with_entries(recipe, field.split("."), _changed_entries(table, entry, told[0]))
+                continue
             rest.append(argument)
             continue
         if not given and (not waiting or waiting[0].startswith("-")):
@@ -63,6 +83,21 @@ def _chosen(recipe: Recipe, arguments: list[str]) -> tuple[Recipe, list[str]]:
             raise RecipeError(f"{option} must be one of {', '.join(choice.kinds)}, got {value!r}; {nearest(kind, choice.kinds)}")
         recipe = _with_kind(recipe, choice.path.split("."), choice.kinds[kind])
     return recipe, rest
+
+
+def _changed_entries(table: dict[str, Any], entry: str, text: str) -> dict[str, Any]:
+    if text == "none":
+        return {name: value for name, value in table.items() if name != entry}
+    try:
+        value = json.loads(text.lower() if text in ("True", "False") else text)
+    except ValueError:
+        value = text
+    return table | {entry: value if isinstance(value, bool | int | float) else text}
+
+
+def _with_entries(value: Any, path: list[str], table: dict[str, Any]) -> Any:
+    name, *further = path
+    return dataclasses.replace(value, **{name: _with_entries(getattr(value, name), further, table) if further else table})
 
 
 def _with_kind(value: Any, path: list[str], kind: type | None) -> Any:

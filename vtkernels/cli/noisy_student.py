@@ -51,9 +51,11 @@ def _noisy_student(arguments: list[str]) -> int:
     if len([what for what in (name, options.source, options.resume) if what is not None]) != 1:
         parser.error("expected a recipe, --from FILE or --resume FOLDER, and only one of them; --help names all recipes")
     if options.resume is not None:
-        if rest:
-            parser.error(f"--resume takes what was asked for before; unrecognized arguments: {' '.join(rest)}")
-        return _run(SelfTraining.load(Path(options.resume)), Path(options.resume))
+        changes = [f"--{name.replace('_', '-')}" for name, value in vars(options).items() if value != parser.get_default(name)]
+        if odd := [*rest, *(option for option in changes if option not in ("--resume", "--dry-run"))]:
+            parser.error(f"--resume takes what was asked for before; leave out {' '.join(odd)}")
+        asked = SelfTraining.load(Path(options.resume))
+        return _told(asked) if options.dry_run else _run(asked, Path(options.resume))
     if options.help:
         parser.print_help()
         rest = ["--help"]

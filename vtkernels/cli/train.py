@@ -55,6 +55,8 @@ def _train(arguments: list[str]) -> int:
     if len(given) != 1:
         parser.error("expected a recipe, --from FILE or --resume [FOLDER], and only one of them; `vtkernels list recipes` names all")
     if options.resume is not None:
+        if options.folder is not None or options.scale != "full":
+            parser.error("--resume goes on where the run is and as it is; leave out --folder and --scale")
         return _resume(options, rest)
     if options.help:
         parser.print_help()
@@ -64,13 +66,17 @@ def _train(arguments: list[str]) -> int:
     recipe = get_recipe(name) if name else Recipe.load(options.source)
     recipe = changed(scaled(recipe, options.scale), rest, f"vtkernels train {name or '--from ' + options.source}")
     if options.dry_run:
-        from vtkernels.recipes import plan
-
-        print(plan(recipe, int(os.environ.get("WORLD_SIZE", 1))))
-        return 0
+        return _told(recipe)
     with distributed.processes() as device:
         folder = distributed.gathered(options.folder or _free_folder(recipe.name))[0]
         return _fit(build(recipe, folder=folder, observers=_observers(folder, options), device=device))
+
+
+def _told(recipe: Recipe) -> int:
+    from vtkernels.recipes import plan
+
+    print(plan(recipe, int(os.environ.get("WORLD_SIZE", 1))))
+    return 0
 
 
 def _resume(options: argparse.Namespace, rest: list[str]) -> int:
@@ -80,6 +86,8 @@ def _resume(options: argparse.Namespace, rest: list[str]) -> int:
         raise RecipeError(f"--resume must be the folder of a run, got {folder}; " + (f"there are {there}" if there else "`vtkernels train RECIPE` begins one"))
     # more epochs, another monitor: what does not fit the checkpoint is told by the trainer
     recipe = changed(Recipe.load(folder), rest, f"vtkernels train --resume {folder}")
+    if options.dry_run:
+        return _told(recipe)
     with distributed.processes() as device:
         trainer = build(recipe, folder=folder, observers=_observers(folder, options), device=device)
         try:

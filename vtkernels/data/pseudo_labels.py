@@ -46,6 +46,11 @@ class PseudoLabels:
     about: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, dims, kinds in (("index", 1, "iu"), ("label", 1, "iu"), ("confidence", 1, "fiu"), ("probabilities", 2, "f")):
+            part = getattr(self, name)
+            if part is not None and (part.ndim != dims or part.dtype.kind not in kinds):
+                expected = f"be {'whole ' if kinds == 'iu' else ''}numbers {'[N]' if dims == 1 else '[N, K]'}"
+                _refuse(name, expected, f"{part.dtype} {list(part.shape)}")
         lengths = {len(part) for part in (self.index, self.label, self.confidence, self.probabilities) if part is not None}
         if len(lengths) > 1:
             _refuse("its columns", "be equally long", sorted(lengths))
@@ -66,8 +71,7 @@ class PseudoLabels:
         values = np.asarray(probabilities, dtype=np.float32)
         if values.ndim != 2 or values.shape[1] != len(classes):
             _refuse("probabilities", f"have shape [images, {len(classes)}]", list(values.shape))
-        if not np.isfinite(values).all() or (values < 0).any() or (np.abs(values.sum(1) - 1) > 1e-3).any():
-            _refuse("probabilities", "be finite, at least 0, and sum to 1", "others", "take the softmax of the logits first")
+        _check_probabilities(values)
         return cls(np.arange(len(values)), values.argmax(1), values.max(1), values, tuple(classes), len(values), about)
 
     def confident(self, threshold: float) -> Self:
@@ -124,12 +128,16 @@ class PseudoLabels:
         try:
             about = json.loads(str(columns["about"]))
             number, classes, pool = (about.pop(name) for name in ("format", "classes", "pool"))
-        except (ValueError, KeyError, AttributeError) as error:
+            classes, pool = tuple(map(str, classes)), int(pool)
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"{path}: expected JSON with format, classes and pool in `about`, got something else ({error}); write it anew") from error
         if number != FORMAT:
             raise ValueError(f"{path}: expected format {FORMAT}, got {number}; was it written by another version?")
         try:
-            return cls(columns["index"], columns["label"], columns["confidence"], columns.get("probabilities"), tuple(classes), pool, about)
+            labels = cls(columns["index"], columns["label"], columns["confidence"], columns.get("probabilities"), classes, pool, about)
+            if labels.probabilities is not None:
+                _check_probabilities(labels.probabilities)
+            return labels
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -160,6 +168,11 @@ class PseudoLabelled(ImageDataset):
 
     def target(self, index: int) -> Any:
         return self.labels.probabilities[index] if self.form == "soft" else int(self.targets[index])
+
+
+def _check_probabilities(values: np.ndarray) -> None:
+    if not np.isfinite(values).all() or (values < 0).any() or (np.abs(values.sum(1, dtype=np.float64) - 1) > 1e-3).any():
+        _refuse("probabilities", "be finite, at least 0, and sum to 1", "others", "take the softmax of the logits first")
 
 
 def _refuse(name: str, expected: str, got: Any, hint: str = "") -> None:

@@ -4,9 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from vtkernels.recipes._errors import refuse
+from vtkernels.recipes._errors import named, nearest, refuse
 from vtkernels.recipes._json import encoded
 from vtkernels.recipes._recipe import Recipe
 from vtkernels.recipes._task import Given, pool_of
@@ -37,14 +38,17 @@ def build(recipe: Recipe, *, folder: Path | str | None = None, observers: "Itera
     batch_size = check(recipe, distributed.world())
     train, valid = recipe.data.datasets()
     num_classes = classes_of(recipe, train, valid)
+    check_targets(recipe, train)
     # what is saved says how many classes the weights have
     recipe = replace(recipe, model=replace(recipe.model, num_classes=num_classes))
     task = build_task(recipe, num_classes, recipe.data.statistics(train))
+    check_monitor(recipe, task)
     train_loader = training_loader(recipe, train, num_classes, batch_size, device)
     valid_loader = validation_loader(recipe, valid, batch_size, device)
     updates = updates_per_epoch(len(train_loader), recipe)
-    recipe.schedule.check(recipe.train.epochs, updates)
-    schedule = recipe.schedule.build(recipe.optim.lr, recipe.train.epochs, updates)
+    with named("schedule"):
+        recipe.schedule.check(recipe.train.epochs, updates)
+        schedule = recipe.schedule.build(recipe.optim.lr, recipe.train.epochs, updates)
     kept = [RecipeFile(recipe, Path(folder))] if folder is not None else []
     return Trainer(
         task,
@@ -113,10 +117,24 @@ def classes_of(recipe: Recipe, *sets: "ImageDataset") -> int:
     if len(counts) > 1:
         refuse("data.valid_split", "have the classes of the training set", f"{sorted(counts)} classes", "are both splits of one set?")
     (count,) = counts
+    first, *others = (dataset.classes for dataset in sets)
+    for own, other in ((own, other) for classes in others for own, other in zip(first, classes, strict=True)):
+        if own != other:
+            refuse(
+                "data.valid_split", "have the classes of the training set, in its order", f"{other!r} in the place of {own!r}", "are both splits of one set?"
+            )
     wanted = recipe.model.num_classes
     if wanted is not None and wanted != count:
         refuse("model.num_classes", f"be {count}, as many as {recipe.data.name} has", wanted, "leave it out, or choose other --data.name")
     return count
+
+
+def check_targets(recipe: Recipe, train: "ImageDataset") -> None:
+    """Whether a set has masks, boxes or classes is told by its first sample."""
+    first = train.target(0)
+    if not recipe.task.suits(first):
+        got = "boxes" if isinstance(first, dict) else "maps of classes" if np.ndim(first) > 1 else "one class"
+        refuse("data", f"have {recipe.task.TARGETS} for each image", f"{got} in {recipe.data.name}", "another --task, other --data.name or --data.options.task")
 
 
 def build_task(recipe: Recipe, num_classes: int, statistics: "Statistics | None" = None) -> "Task":
@@ -125,7 +143,14 @@ def build_task(recipe: Recipe, num_classes: int, statistics: "Statistics | None"
     model = recipe.model.build(recipe.data.size, num_classes)
     model.statistics = statistics
     check_size(recipe, model)
-    return recipe.task.build(Given(model, num_classes, recipe.mix is not None, recipe.augment.views, recipe.data.size, statistics))
+    with named("task"):
+        return recipe.task.build(Given(model, num_classes, recipe.mix is not None, recipe.augment.views, recipe.data.size, statistics))
+
+
+def check_monitor(recipe: Recipe, task: "Task") -> None:
+    """Metrics are first asked for after an epoch, which is too late to learn that there is no such one."""
+    if recipe.train.monitor not in task.metrics:
+        refuse("train.monitor", f"be one of {', '.join(task.metrics)}", repr(recipe.train.monitor), nearest(recipe.train.monitor, task.metrics))
 
 
 def check_size(recipe: Recipe, model: torch.nn.Module) -> None:
@@ -148,14 +173,20 @@ def training_loader(recipe: Recipe, dataset: "ImageDataset", num_classes: int, b
     if -(-len(dataset) // distributed.world()) < batch_size:
         refuse("data.batch_size", f"be at most the training set's {len(dataset)} images", data.batch_size)
     common: dict[str, Any] = {"train": True, "workers": data.workers, "device": device, "on_corrupt": data.on_corrupt}
+    with named("augment"):
+        transform = augment.build(data.size, statistics)
+    with named("erase"):
+        erase = recipe.erase.build(augment.views) if recipe.erase else None
+    with named("mix"):
+        mix = recipe.mix.build(num_classes, recipe.task.smoothing, augment.views) if recipe.mix else None
     loader = create_loader(
         dataset,
         batch_size,
-        transform=augment.build(data.size, statistics),
+        transform=transform,
         seed=recipe.train.seed,
         statistics=None if augment.normalizes else statistics,
-        erase=recipe.erase.build(augment.views) if recipe.erase else None,
-        mix=recipe.mix.build(num_classes, recipe.task.smoothing, augment.views) if recipe.mix else None,
+        erase=erase,
+        mix=mix,
         repeats=augment.repeats,
         **common,
     )
@@ -167,7 +198,9 @@ def training_loader(recipe: Recipe, dataset: "ImageDataset", num_classes: int, b
     # else image n of both sets would be augmented alike
     seed = recipe.train.seed + UNLABELLED_SEED
     erase = recipe.erase.build(pool.VIEWS) if recipe.erase else None
-    unlabelled = create_loader(samples, size, transform=pool.transform(augment, data.size, statistics), seed=seed, statistics=statistics, erase=erase, **common)
+    with named("unlabelled"):
+        transform = pool.transform(augment, data.size, statistics)
+    unlabelled = create_loader(samples, size, transform=transform, seed=seed, statistics=statistics, erase=erase, **common)
     return TwoStreams(loader, unlabelled)
 
 
@@ -175,14 +208,16 @@ def validation_loader(recipe: Recipe, dataset: "ImageDataset", batch_size: int, 
     from vtkernels.data import create_loader
 
     data = recipe.data
-    transform = recipe.augment.build_valid(data.size, data.statistics(dataset), data.eval_crop, data.squash)
+    with named("augment"):
+        transform = recipe.augment.build_valid(data.size, data.statistics(dataset), data.eval_crop, data.squash)
     given: dict[str, Any] = {"workers": data.workers, "device": device, "on_corrupt": data.on_corrupt}
     return create_loader(dataset, data.valid_batch_size or batch_size, transform=transform, statistics=data.statistics(dataset), **given)
 
 
 def build_optimizer(recipe: Recipe, module: torch.nn.Module) -> torch.optim.Optimizer:
     groups = recipe.optim.groups(module)
-    return recipe.optim.build(groups) if recipe.sam is None else recipe.sam.build(groups, *recipe.optim.base(), module)
+    with named("optim" if recipe.sam is None else "optim or sam"):
+        return recipe.optim.build(groups) if recipe.sam is None else recipe.sam.build(groups, *recipe.optim.base(), module)
 
 
 def updates_per_epoch(batches: int, recipe: Recipe) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from vtkernels.recipes._errors import check_between, refuse
+from vtkernels.recipes._errors import RecipeError, check_between, refuse
 
 if TYPE_CHECKING:
     from vtkernels.data.datasets import ImageDataset, Statistics
@@ -148,6 +148,8 @@ class Data:
         check_between("data.noise", self.noise, 0, 1)
         check_between("data.eval_crop", self.eval_crop, 0, 1, open_below=True)
         check_between("data.batch_size", self.batch_size, 1)
+        if self.valid_batch_size is not None:
+            check_between("data.valid_batch_size", self.valid_batch_size, 1)
         check_between("data.size", self.size, 1)
         check_between("data.workers", self.workers, 0)
 
@@ -205,6 +207,8 @@ class Data:
             refuse("data.options", "be options of the set", options, str(error))
         except FileNotFoundError as error:
             refuse("data.path", f"hold the files of {self.name}", str(self.path), str(error))
+        except ValueError as error:
+            raise RecipeError(f"recipe: data: {error}") from error
 
     def statistics(self, dataset: "ImageDataset") -> "Statistics | None":
         return dataset.statistics if self.normalize == "set" else statistics_named(self.normalize)

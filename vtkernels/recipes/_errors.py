@@ -2,7 +2,8 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from vtkernels._core.check import fail
@@ -13,7 +14,18 @@ class RecipeError(ValueError):
 
 
 def refuse(field: str, expected: str, got: Any, hint: str = "") -> NoReturn:
-    fail("recipe", field, expected, got, hint or f"change it with --{field.replace('_', '-')}", RecipeError)
+    fail("recipe", field, expected, got, hint or f"change it with --{field.lstrip('-').replace('_', '-')}", RecipeError)
+
+
+@contextmanager
+def named(field: str) -> Iterator[None]:
+    """What refuses its values in here is told with the recipe's field that they came from."""
+    try:
+        yield
+    except RecipeError:
+        raise
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise RecipeError(f"recipe: {field}: {error}") from error
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -82,7 +82,11 @@ def _record(kind: type, value: dict[str, Any], path: str) -> Any:
     for name in value:
         if name not in known and name != KIND:
             raise RecipeError(f"{_inside(path, name)} is no field of {kind.__name__}; {nearest(name, known)}")
-    return kind(**{name: decoded(known[name], _with_kind(kind, name, entry), _inside(path, name)) for name, entry in value.items() if name != KIND})
+    fields = {name: decoded(known[name], _with_kind(kind, name, entry), _inside(path, name)) for name, entry in value.items() if name != KIND}
+    try:
+        return kind(**fields)
+    except ValueError as error:
+        raise RecipeError(f"{path or 'the file'}: {error}") from error
 
 
 def _with_kind(owner: type, name: str, value: Any) -> Any:

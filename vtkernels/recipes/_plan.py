@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vtkernels.recipes._build import check, check_size, updates_per_epoch
-from vtkernels.recipes._errors import RecipeError, refuse
+from vtkernels.recipes._build import check, check_monitor, check_size, updates_per_epoch
+from vtkernels.recipes._data import DRAWN
+from vtkernels.recipes._errors import RecipeError, named, refuse
 from vtkernels.recipes._recipe import Recipe
 from vtkernels.recipes._task import Given, holder_of
 
@@ -75,7 +76,10 @@ def task_without_memory(recipe: Recipe, classes: int) -> "Task":
         # a plan needs nobody's weights
         model = replace(recipe.model, checkpoint=None).build(recipe.data.size, classes)
         check_size(recipe, model)
-        return recipe.task.build(Given(model, classes, recipe.mix is not None, recipe.augment.views, recipe.data.size))
+        with named("task"):
+            task = recipe.task.build(Given(model, classes, recipe.mix is not None, recipe.augment.views, recipe.data.size))
+    check_monitor(recipe, task)
+    return task
 
 
 def _teacher_line(recipe: Recipe, teacher: torch.nn.Module | None, gmacs: float) -> dict[str, str]:
@@ -99,8 +103,9 @@ def _published(recipe: Recipe) -> tuple[int, int]:
         train, _ = replace(recipe.data, relabel=None).datasets()
         return len(train.classes), len(train)
     except (RecipeError, ImportError):
-        if known is None:
-            refuse("data.path", f"be given for a plan with {recipe.data.name}, whose size is not known", recipe.data.path)
+        path = recipe.data.path
+        if known is None or recipe.data.name in DRAWN or (path is not None and path.is_dir()):
+            raise
     return known.classes, int(known.train_images * recipe.data.fraction)
 
 
@@ -194,7 +199,9 @@ def _saved_bytes(recipe: Recipe, task: torch.nn.Module, classes: int) -> int:
 
 
 def _rates(recipe: Recipe, updates: int) -> str:
-    schedule, epochs = recipe.schedule.build(recipe.optim.lr, recipe.train.epochs, updates), recipe.train.epochs
+    epochs = recipe.train.epochs
+    with named("schedule"):
+        schedule = recipe.schedule.build(recipe.optim.lr, epochs, updates)
     turn = min(epochs, -(-recipe.schedule.warmup_epochs(updates) // 1))
     at = sorted({0, int(turn), epochs // 2, epochs - 1})
     return ", ".join(f"{schedule(epoch * updates):.4g} in epoch {epoch}" for epoch in at)

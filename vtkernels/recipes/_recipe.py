@@ -50,6 +50,8 @@ class Model:
             refuse("model.name", "be one of `vtkernels list models`", repr(self.name), nearest(self.name, list_models()))
         if not issubclass(family_of(self.name), ImageModel):
             refuse("model.name", "be a model of images", repr(self.name), "bert_grey_nano_patch4_32 makes words of them")
+        if self.drop_path is not None and not 0 <= self.drop_path < 1:
+            refuse("model.drop_path", "lie in [0, 1)", self.drop_path)
 
     def build(self, size: int, num_classes: int) -> "nn.Module":
         from torch import nn

@@ -17,9 +17,10 @@ from typing import Any, Self
 
 import torch
 
-from vtkernels.recipes._build import build, validation_loader
+from vtkernels.recipes._build import build, check, classes_of, validation_loader
 from vtkernels.recipes._errors import check_between, refuse
 from vtkernels.recipes._json import from_json, to_json
+from vtkernels.recipes._plan import task_without_memory
 from vtkernels.recipes._recipe import Recipe
 from vtkernels.recipes._task import Classification, CrossEntropy, Given, NoisyStudent
 from vtkernels.recipes._teacher import Normalized, teacher
@@ -75,6 +76,16 @@ class SelfTraining:
             if size < least:
                 refuse("--students", f"be at least as large as their teachers: {before} has {least:,} parameters", f"{name} of {size:,}")
 
+    def check_students(self) -> None:
+        """What no student could be trained with, told before their teacher is: images without labels that are not there, models that do not suit."""
+        data = replace(self.recipe.data, relabel=None)
+        num_classes = classes_of(self.recipe, *data.datasets())
+        self.recipe.unlabelled.images(data)
+        for cycle in range(1, self.cycles + 1):
+            recipe = self.of_student(cycle, Path())
+            check(recipe, distributed.world())
+            task_without_memory(recipe, num_classes)
+
     def of_teacher(self) -> Recipe:
         """The same without pseudo-labels."""
         recipe = self.recipe
@@ -105,6 +116,7 @@ def self_train(
         observers: of each run, whose folder they are given.
     """
     plan.check()
+    plan.check_students()
     folder, device = Path(folder), device or distributed.this_device()
     _on_first(lambda: _write(folder / "plan.json", to_json(plan)))
     rows: list[dict[str, Any]] = []

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
+import numpy as np
+
 from vtkernels.recipes._errors import check_between, refuse
 from vtkernels.recipes._teacher import Normalized, outline, teacher
 from vtkernels.recipes._unlabelled import PseudoLabelled, WeakAndStrong
@@ -103,6 +105,11 @@ class OfImages:
 
     # whether images are transformed together with masks or boxes
     joint: ClassVar[bool] = False
+    TARGETS: ClassVar[str] = "one class"
+
+    def suits(self, target: Any) -> bool:
+        """Whether it can be learnt."""
+        return not isinstance(target, dict) and np.ndim(target) < 2
 
     def tiny_data(self, data: "Data") -> "Data":
         """What the task can learn from at the smallest scale: any data here."""
@@ -372,6 +379,7 @@ class Segmentation:
 
     joint: ClassVar[bool] = True
     smoothing: ClassVar[float] = 0.0
+    TARGETS: ClassVar[str] = "a map of classes"
     head: Literal["upernet", "fcn"] = "upernet"
     channels: int = 512
     frozen: bool = False
@@ -380,6 +388,9 @@ class Segmentation:
     def check(self) -> None:
         check_between("task.channels", self.channels, 1)
         check_between("task.auxiliary", self.auxiliary, 0)
+
+    def suits(self, target: Any) -> bool:
+        return not isinstance(target, dict) and np.ndim(target) == 2
 
     def build(self, given: Given) -> "TrainTask":
         from vtkernels.models import Segmenter
@@ -410,6 +421,7 @@ class Detection:
 
     joint: ClassVar[bool] = True
     smoothing: ClassVar[float] = 0.0
+    TARGETS: ClassVar[str] = "boxes"
     channels: int = 256
     depth: int = 4
     finest: int = 8
@@ -421,6 +433,9 @@ class Detection:
         check_between("task.depth", self.depth, 0)
         check_between("task.finest", self.finest, 1)
         check_between("task.extra", self.extra, 0)
+
+    def suits(self, target: Any) -> bool:
+        return isinstance(target, dict) and "boxes" in target
 
     def build(self, given: Given) -> "TrainTask":
         from vtkernels.models import Detector

@@ -42,6 +42,8 @@ class Task(nn.Module):
     """
 
     model: nn.Module
+    # names of what is evaluated
+    metrics: tuple[str, ...] = ()
 
     def forward(self, images: Tensor, targets: Any, epoch: float) -> Outcome:
         raise NotImplementedError
@@ -81,6 +83,10 @@ class WrappingTask(Task):
     @property
     def model(self) -> nn.Module:
         return self.inner.model
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return self.inner.metrics
 
     def evaluate(self, images: Tensor, targets: Any) -> Sums:
         return self.inner.evaluate(images, targets)

@@ -1,5 +1,6 @@
 """Images with many objects: boxes of COCO and VOC, maps of classes of VOC and ADE20K."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,14 @@ def coco(name: str, split: str, *, root: str | Path | None, year: int = 2017, cr
     listing = f"annotations/instances_{split}{year}.json"
     content = read_json(found(name, base, f"{listing} and images in {split}{year}/", source, listing))
     place = found(name, base, f"images in {split}{year}/", source, f"{split}{year}", split)
+    try:
+        return _coco(name, split, listing, content, place, crowds)
+    except (KeyError, TypeError) as error:
+        hint = "test images are published without objects; fetch it anew, or export boxes along with masks"
+        fail(name, listing, "have images, categories, and annotations with a bbox, as published", f"{type(error).__name__} {error}", hint)
+
+
+def _coco(name: str, split: str, listing: str, content: dict[str, Any], place: Path, crowds: bool) -> SceneDataset:
     kinds = sorted(content["categories"], key=lambda kind: kind["id"])
     labels = {kind["id"]: label for label, kind in enumerate(kinds)}
     images = {image["id"]: image for image in sorted(content["images"], key=lambda image: image["id"])}
@@ -79,7 +88,9 @@ def coco(name: str, split: str, *, root: str | Path | None, year: int = 2017, cr
             rows[entry["image_id"]].append((box, labels[entry["category_id"]], is_crowd))
     kept = [number for number, own in rows.items() if split != "train" or any(not is_crowd for *_, is_crowd in own)]
     objects = [_objects(rows[number], "crowd") for number in kept]
-    return SceneDataset([place / images[number]["file_name"] for number in kept], [kind["name"] for kind in kinds], objects, dict)
+    paths = [place / images[number]["file_name"] for number in kept]
+    _all_there(name, paths)
+    return SceneDataset(paths, [kind["name"] for kind in kinds], objects, dict)
 
 
 @register("voc")
@@ -97,9 +108,12 @@ def voc(name: str, split: str, *, root: str | Path | None, task: str = "detectio
     lists = f"ImageSets/{'Main' if task == 'detection' else 'Segmentation'}"
     names = [line.split()[0] for line in found(name, base, f"{lists}/{split}.txt", source, f"{lists}/{split}.txt").read_text().splitlines() if line.strip()]
     paths = [base / "JPEGImages" / f"{own}.jpg" for own in names]
+    folder, ending = ("Annotations", "xml") if task == "detection" else ("SegmentationClass", "png")
+    told = [base / folder / f"{own}.{ending}" for own in names]
+    _all_there(name, paths + told)
     if task == "detection":
-        return SceneDataset(paths, VOC_CLASSES, [base / "Annotations" / f"{own}.xml" for own in names], _voc_objects)
-    return SceneDataset(paths, ["background", *VOC_CLASSES], [base / "SegmentationClass" / f"{own}.png" for own in names], read_map)
+        return SceneDataset(paths, VOC_CLASSES, told, _voc_objects)
+    return SceneDataset(paths, ["background", *VOC_CLASSES], told, read_map)
 
 
 def _voc_objects(path: Path) -> Objects:
@@ -113,6 +127,14 @@ def _voc_objects(path: Path) -> Objects:
     except (ElementTree.ParseError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected an annotation of VOC with objects of its 20 classes, got {error}; fetch it anew") from error
     return _objects(rows, "difficult")
+
+
+def _all_there(name: str, paths: Sequence[Path]) -> None:
+    """A file that is missing would end a training in the middle. Folders are listed, which is faster than to ask for each file."""
+    there = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {path.parent for path in paths}}
+    missing = [path for path in paths if path.name not in there[path.parent]]
+    if missing:
+        fail(name, "all files", "be there that its lists name", f"none for {len(missing)} of {len(paths)}", f"the first is {missing[0]}", FileNotFoundError)
 
 
 def _objects(rows: list[tuple[list[float], int, bool]], mark: str) -> Objects:
@@ -142,7 +164,9 @@ def ade20k(name: str, split: str, *, root: str | Path | None) -> SceneDataset:
     listing = base / "objectInfo150.txt"
     lines = listing.read_text().splitlines()[1:] if listing.is_file() else []
     classes = [line.split("\t")[-1].split(",")[0].strip() for line in lines] if len(lines) == 150 else [str(label) for label in range(150)]
-    return SceneDataset(paths, classes, [maps / f"{path.stem}.png" for path in paths], _from_one)
+    told = [maps / f"{path.stem}.png" for path in paths]
+    _all_there(name, told)
+    return SceneDataset(paths, classes, told, _from_one)
 
 
 def _from_one(path: Path) -> np.ndarray:

@@ -20,6 +20,8 @@ class ClassificationTask(Task):
         eval_mode: train with the model in evaluation mode, as DeiT does at a higher resolution.
     """
 
+    metrics = ("loss", "top1", "top5")
+
     def __init__(self, model: nn.Module, criterion: Callable[[Tensor, Any], Tensor] | None = None, *, eval_mode: bool = False):
         super().__init__()
         self.model, self.criterion, self.eval_mode = model, criterion or nn.CrossEntropyLoss(), eval_mode

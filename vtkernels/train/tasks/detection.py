@@ -27,6 +27,8 @@ class DetectionTask(Task):
     Evaluated are COCO's "map" over its ten thresholds, "ap50", "ap75" and "recall". The sums of losses are divided by the batch's positive cells.
     """
 
+    metrics = ("loss", "map", "ap50", "ap75", "recall")
+
     def __init__(self, model: Detector, *, gamma: float = 2.0, alpha: float = 0.25):
         super().__init__()
         self.model, self.gamma, self.alpha = model, gamma, alpha

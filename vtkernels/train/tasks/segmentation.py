@@ -23,6 +23,8 @@ class SegmentationTask(Task):
         auxiliary_weight: of the auxiliary head's loss.
     """
 
+    metrics = ("loss", "miou", "accuracy", "recall")
+
     def __init__(self, model: Segmenter, *, ignore: int = 255, auxiliary_weight: float = 0.4):
         super().__init__()
         self.model, self.ignore, self.auxiliary_weight = model, ignore, auxiliary_weight

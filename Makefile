@@ -32,6 +32,10 @@ endif
 # nvcc, where installers leave it off the path
 export PATH := $(PATH):$(or $(CUDA_HOME),/usr/local/cuda)/bin
 NATIVE := build/native/.built
+# a first look need not wait for kernels of other processors than this one; everything else builds all
+NATIVE_HERE := $(if $(wildcard $(NATIVE)),$(NATIVE),build/native/.built-here)
+CPU_KNOWS := $(shell grep -m1 ^flags /proc/cpuinfo 2>/dev/null)
+ISAS_HERE := portable $(or $(filter avx512_bf16,$(CPU_KNOWS)),$(if $(filter avx512vl,$(CPU_KNOWS)),avx512),$(filter avx2,$(CPU_KNOWS)))
 OTHER_TRITON := build/triton-3.6/.ready
 # tests run in as many processes as there are cores, each with one thread
 WORKERS ?= $(shell nproc)
@@ -39,7 +43,7 @@ PARALLEL := $(if $(READY),-n $(WORKERS) --dist worksteal)
 
 .PHONY: demo demo-attention test bench claims check docs gpu-check gpu-bench wheel clean
 
-demo: $(NATIVE)
+demo: $(NATIVE_HERE)
 	$(PY) examples/demo.py
 
 # the attention kernels alone, with a plot
@@ -108,7 +112,8 @@ $(OTHER_TRITON): $(EVERYTHING)
 	@$(PY) -m pip install -q --upgrade --no-deps --target $(@D) "triton==3.6.*" && touch $@ \
 		|| echo "triton 3.6 could not be installed: the tests of Triton's other supported line are skipped"
 
-$(NATIVE): $(READY) $(SOURCES)
+build/native/.built-here: export VTKERNELS_ISAS := $(ISAS_HERE)
+$(sort $(NATIVE) $(NATIVE_HERE)): $(READY) $(SOURCES)
 	$(if $(READY),,-)$(PY) setup.py -q build_ext --inplace
 	@mkdir -p $(@D) && touch $@
 

@@ -54,7 +54,8 @@ def compiler() -> str:
 
 
 def known_isas(cxx: str) -> dict[str, str]:
-    return {name: flags for name, flags in ISAS.items() if subprocess.getstatusoutput(f"{cxx} -fsyntax-only -x c++ {os.devnull} {flags}")[0] == 0}
+    wanted = {name: flags for name, flags in ISAS.items() if name in ["portable", *os.environ.get("VTKERNELS_ISAS", name).split()]}
+    return {name: flags for name, flags in wanted.items() if subprocess.getstatusoutput(f"{cxx} -fsyntax-only -x c++ {os.devnull} {flags}")[0] == 0}
 
 
 def link(target: str, cxx: str, units: list[tuple[str, Path, str]], libraries: str = "") -> None:
@@ -67,8 +68,7 @@ def link(target: str, cxx: str, units: list[tuple[str, Path, str]], libraries: s
         graph.rule("cxx", f"{cxx} $flags -MMD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc", description="compile $out")
         graph.rule("nvcc", "nvcc $flags -MD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc", description="compile $out")
         # nvcc knows where its run-time library lies
-        linker = "nvcc" if any(source.suffix == ".cu" for _, source, _ in units) else cxx
-        graph.rule("link", f"{linker} -shared $in {libraries} -o $out", description="link $out")
+        graph.rule("link", f"{'nvcc' if any(path.suffix == '.cu' for _, path, _ in units) else cxx} -shared $in {libraries} -o $out", description="link $out")
         for name, source, flags in units:
             graph.build(f"{target}.parts/{name}.o", "nvcc" if source.suffix == ".cu" else "cxx", escape_path(str(source)), variables={"flags": flags})
         graph.build(target, "link", [f"{target}.parts/{name}.o" for name, _, _ in units])

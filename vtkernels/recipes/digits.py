@@ -34,12 +34,12 @@ def demo() -> Recipe:
         base,
         model=Model(name="swin_nano_patch4_window4_32", drop_path=0.0, options=base.model.options),
         augment=Augment(crop=ResizedCrop(scale=(0.7, 1.0)), flip=0.0),
-        task=Drloc(inner=Classification(loss=CrossEntropy(smoothing=0.1)), weight=0.1, warmup=1, span=20, reference="paper"),
+        task=Drloc(inner=Classification(loss=CrossEntropy(smoothing=0.1)), weight=0.1, warmup=1, span=16, reference="paper"),
         sam=SAM(rho=0.05),
         schedule=Cosine(warmup=2, final_lr=1e-5),
         optim=AdamW(lr=3e-3, weight_decay=0.05),
         # the average over the last hundred updates or so
-        train=replace(base.train, epochs=20, eval_every=2, clip_norm=5.0, ema_decay=0.99, ema_warmup=True),
+        train=replace(base.train, epochs=16, eval_every=2, clip_norm=5.0, ema_decay=0.99, ema_warmup=True),
     )
 
 

@@ -109,7 +109,8 @@ class PseudoLabelled(Pool):
             refuse("unlabelled.labels", f"be of the images {self.source(data)}", source, "a teacher of this part of the images has to tell them")
         chosen = labels.confident(self.confidence).balanced(self.per_class)
         if not len(chosen):
-            refuse("unlabelled.confidence", "leave some pseudo-labels", self.confidence, f"the highest is {labels.confidence.max(initial=0):.3g}")
+            hint = f"the highest is {labels.confidence.max(initial=0):.3g}; `vtkernels noisy-student ... --teacher RUN` tries another one by the same teacher"
+            refuse("unlabelled.confidence", "leave some pseudo-labels", self.confidence, hint)
         try:
             return Labelled(self.images(data), chosen, self.form)
         except ValueError as error:

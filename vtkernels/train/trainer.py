@@ -152,7 +152,8 @@ class Trainer:
             self.files.prepare()
         if not self._resumed:
             if self.files is not None and self.files.holds_run:
-                check.fail("Trainer.fit", "folder", "hold no run yet", str(self.folder), "resume() it, or take another folder", FileExistsError)
+                hint = f"resume() it, vtkernels train --resume {self.folder} on the command line, or take another folder"
+                check.fail("Trainer.fit", "folder", "hold no run yet", str(self.folder), hint, FileExistsError)
             seed_all(self.settings.seed + self.rank)
             if self.settings.step_back:
                 self.save()

@@ -1,6 +1,7 @@
 """The command line tells the truth: also when a backend is wrong, or missing."""
 
 import pytest
+import torch
 
 import vtkernels
 from vtkernels import cli
@@ -79,6 +80,17 @@ def test_explain_names_the_choice_and_the_reasons(monkeypatch):
     assert vtkernels.explain(OP, **arguments).chosen() == "reference"
     with pytest.raises(ValueError, match="op must be one of .*window_attention.*, got 'attention'"):
         vtkernels.explain("attention")
+
+
+def test_a_default_that_only_other_ops_have_leaves_the_choice(monkeypatch):
+    x, weight = torch.randn(3, 8), torch.randn(4, 8)
+    monkeypatch.setenv("VTKERNELS_BACKEND", "triton")
+    assert torch.equal(vtkernels.linear(x, weight), vtkernels.linear(x, weight, backend="auto"))
+    assert vtkernels.explain("linear", x, weight).chosen() in ("torch", "cpu", "reference")
+    with pytest.raises(ValueError, match="linear: backend must be one of .*, got 'triton'"):
+        vtkernels.linear(x, weight, backend="triton")
+    with pytest.raises(RuntimeError, match="'triton' was asked for but cannot run this call"):
+        vtkernels.window_attention(torch.randn(1, 4, 4, 24), torch.zeros(9, 1), num_heads=1, window_size=2)
 
 
 def test_a_misspelt_environment_is_named(monkeypatch):

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from vtkernels._core import env
 from vtkernels._core.op import OPS, Op
 
 
@@ -38,7 +37,7 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
     """Say which backend would run `vtkernels.<op>(*args, **kwargs)`, and why each of the others would not. Nothing is computed."""
     found = _find(op)
     arguments = found.arguments(*args, **kwargs)
-    asked = env.default_backend() if arguments["backend"] == "auto" else arguments["backend"]
+    asked = found.default_backend() if arguments["backend"] == "auto" else arguments["backend"]
     found.check_name(asked)
     call = found.to_call(**arguments)
     left = tuple(phase for phase in found.phases if asked != "auto" and found.leaves_to_others(phase, asked, call))

@@ -71,6 +71,12 @@ class Op:
     def backend_names(self) -> tuple[str, ...]:
         return tuple(self._modules)
 
+    def default_backend(self) -> str:
+        """Of VTKERNELS_BACKEND; one that only other ops have leaves this one its choice, as models call them all."""
+        asked = env.default_backend()
+        elsewhere = asked != "auto" and asked not in self._modules and any(asked in op.backend_names for op in OPS.values())
+        return "auto" if elsewhere else asked
+
     def check_name(self, backend: str) -> None:
         if backend != "auto" and backend not in self._modules:
             names, origin = ", ".join(self._modules), " from VTKERNELS_BACKEND" if backend == env.default_backend() else ""
@@ -101,7 +107,7 @@ class Op:
     def select(self, phase: str, backend: str, call: Any) -> Callable[..., Any]:
         """The launcher for this call. An explicit backend runs or raises; `auto` takes the first that can."""
         if backend == "auto":
-            backend = env.default_backend()
+            backend = self.default_backend()
         if backend != "auto" and not self.leaves_to_others(phase, backend, call):
             reason = self.backend(backend).why_not(phase, call)
             if reason is not None:

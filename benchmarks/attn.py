@@ -93,14 +93,19 @@ def run(options: argparse.Namespace) -> dict:
         for phase in RAW_PHASES if options.raw else PHASES:
             start = time.perf_counter()
             gated = gate_raw(problem, phase) if options.raw else gate(problem, phase, options.peers, options.medium, options.backend)
-            row = measure_row(problem, phase, gated, options, peaks, "cpu, raw" if options.raw else running_backend(problem, options.backend))
+            row = measure_row(problem, phase, gated, options, "cpu, raw" if options.raw else running_backend(problem, options.backend))
             result["rows"].append(row)
             print(progress(row, time.perf_counter() - start), file=sys.stderr, flush=True)
+            peaks = peaks.or_better(machine_peaks.measure(options.device))
+    result["peaks"] = peaks.as_json()
+    for row in result["rows"]:
+        if "GFLOPs" in row:
+            row |= {"share_of_peak": row["GFLOPs"] * 1e9 / peaks.flops[options.dtype], "share_of_copy": row["GBps"] * 1e9 / peaks.copy}
     result["summary"] = summarize(result["rows"])
     return result
 
 
-def measure_row(problem: Problem, phase: str, gated: Gated, options: argparse.Namespace, peaks: machine_peaks.Peaks, backend: str) -> dict:
+def measure_row(problem: Problem, phase: str, gated: Gated, options: argparse.Namespace, backend: str) -> dict:
     shape: Shape = problem.shape
     row = {"name": problem.case.name, "shape": shape._asdict(), "phase": phase, "backend": backend, "errors": gated.errors, "refused": gated.refused}
     if phase == "training":
@@ -117,7 +122,6 @@ def measure_row(problem: Problem, phase: str, gated: Gated, options: argparse.Na
     flops, moved = problem.work(phase)
     seconds = times.seconds(OURS)
     row |= {"GFLOPs": flops / seconds / 1e9, "GBps": moved / seconds / 1e9}
-    row |= {"share_of_peak": flops / seconds / peaks.flops[str(problem.dtype).removeprefix("torch.")], "share_of_copy": moved / seconds / peaks.copy}
     row["over_eager"] = times.ratio("eager", OURS) if "eager" in names else None
     peers = [name for name in names if name != OURS]
     for key, chosen in (("fastest", [name for name in peers if not name.endswith(MEDIUM)]), ("fastest_with_medium", peers)):

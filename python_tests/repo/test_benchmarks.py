@@ -76,6 +76,30 @@ def test_a_wrong_side_is_not_timed(attn, monkeypatch):
     assert [side.name for side in gated.sides] == ["vtkernels"]
 
 
+def test_shares_are_of_the_best_limits_that_were_seen(attn, monkeypatch, tmp_path):
+    import attn as script
+
+    # before the first row, after it, and after the second
+    rates = iter([1e9, 5e9, 2e9])
+    monkeypatch.setattr(script.machine_peaks, "measure", lambda device: script.machine_peaks.Peaks(rate := next(rates), {"float32": rate}, "made up"))
+    arguments = ["--only", "stage4/shift0", "--batch", "1", "--quick", "--rounds", "1", "--threads", "1", "--peers", "eager", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["attn.py", *arguments])
+    monkeypatch.setattr(script, "cases", lambda options, cases=script.cases: cases(options)[:1])
+    threads = torch.get_num_threads()
+    try:
+        script.main()
+    finally:
+        torch.set_num_threads(threads)
+    (path,) = tmp_path.glob("*/attn_*.json")
+    result = json.loads(path.read_text())
+    assert result["peaks"]["GFLOPs"]["float32"] == result["peaks"]["copy_GBps"] == 5
+    assert len(result["rows"]) == 2
+    for row in result["rows"]:
+        # files keep five digits
+        assert row["share_of_peak"] == pytest.approx(row["GFLOPs"] / 5, rel=1e-4)
+        assert row["share_of_copy"] == pytest.approx(row["GBps"] / 5, rel=1e-4)
+
+
 @pytest.fixture
 def sam(monkeypatch):
     """The modules of `sam.py`, and problems small enough for a test."""

@@ -51,9 +51,11 @@ class Session:
     def known(self, arm: Arm, seed: int) -> Metrics | None:
         """Of this claim, or of one beside it that has trained the same; weights that are kept must be this claim's own."""
         elsewhere = [] if arm.keep else sorted(self.folder.parent.glob(f"*/{slug(arm.name)}/{seed}/result.json"))
-        meant = bare(self.meaning(arm, seed))
+        teacher = by_name(self.claim.arms)[arm.teacher] if arm.teacher else None
+        taught = {"recipe": teacher is not None, "teacher": teacher is not None and teacher.teacher is not None}
+        meant = bare(self.meaning(arm, seed), taught)
         for path in [self.place(arm, seed) / "result.json", *elsewhere]:
-            if path.is_file() and bare(completed((written := json.loads(path.read_text()))["of"])) == meant:
+            if path.is_file() and bare(completed((written := json.loads(path.read_text()))["of"]), taught) == meant:
                 return written["metrics"]
         return None
 
@@ -116,10 +118,9 @@ def completed(meaning: dict[str, Any]) -> dict[str, Any]:
         return meaning
 
 
-def bare(meaning: dict[str, Any]) -> dict[str, Any]:
-    """Without the claim's name and where runs of teachers lie: neither changes a result."""
-    taught = meaning["teacher"] is not None
-    return meaning | {name: nameless(meaning[name], taught) for name in ("recipe", "teacher") if meaning[name] is not None}
+def bare(meaning: dict[str, Any], taught: dict[str, bool]) -> dict[str, Any]:
+    """Without the claim's name, and of those that are taught without where their teacher's run lies: neither changes a result."""
+    return meaning | {name: nameless(meaning[name], taught[name]) for name in taught if meaning[name] is not None}
 
 
 def nameless(recipe: dict[str, Any], taught: bool) -> dict[str, Any]:

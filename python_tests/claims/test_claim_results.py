@@ -231,6 +231,25 @@ def test_runs_from_before_a_recipe_gained_a_field_are_known(tmp_path):
     assert session.known(other, 0) is None
 
 
+def test_a_run_is_known_wherever_its_teachers_runs_lie(tmp_path):
+    claim, _ = few_updates()
+    (first,) = claim.arms
+    second, third = replace(first, name="second", teacher=first.name), replace(first, name="third", teacher="second")
+
+    def session(folder: str, *arms: Arm) -> Session:
+        return Session(replace(claim, arms=arms, parts=()), tmp_path / folder / "claim")
+
+    there = session("there", first, second, third)
+    place = there.place(third, 0) / "result.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps({"of": there.meaning(third, 0), "metrics": {"top1": 50.0}, "seconds": 1.0}))
+    shutil.copytree(tmp_path / "there", tmp_path / "here")
+    assert session("here", first, second, third).known(third, 0) == {"top1": 50.0}
+    # a teacher that begins with other weights is another teacher
+    untaught = replace(second, teacher=None, recipe=replace(second.recipe, model=replace(second.recipe.model, checkpoint="other.pt")))
+    assert session("here", untaught, third).known(third, 0) is None
+
+
 @pytest.mark.parametrize("scale", ["tiny", "full"])
 def test_features_differ_in_the_weights_alone(scale, tmp_path):
     claim = frozen_features.claim(Setting(scale=scale))
